@@ -1,0 +1,37 @@
+# Each target is one line that calls a program; how it works stands there. Variables: KEEP SEED ONLY CACHE.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PY = .ci/python
+export KEEP SEED ONLY CACHE
+
+help:         ## show this list
+	@grep -E '^[a-z][a-z-]*: *.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
+setup:        ## install what the tools need: apt packages (as root) and the locked Python environment
+	@bash .ci/setup
+lint: setup   ## ruff and the project's own rules
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check . && $(PY) .ci/rules.py
+types: setup  ## mypy, strict
+	@$(PY) -m mypy
+layers: setup ## import-linter: who may import whom
+	@$(PY) -c 'from importlinter.cli import lint_imports_command as c; c()'
+unit: setup   ## the fast loop: everything that needs no cluster, network or TVM
+	@$(PY) -m pytest -q tests -m "not (tvm or triton or cluster or postgres or fault or fuzz or bench)"
+test: lint types layers  ## everything, on the real cluster and the real TVM
+	@$(PY) -m pytest tests e2e/tests -m "not (fault or bench)"
+crds: setup   ## generate crds/ from the Python models
+	@$(PY) -m chrysalis.api.crd crds
+demo: setup   ## the main job, from a bare machine to Toncoin
+	@$(PY) -m e2e.demo
+bench: setup  ## measure; ONLY=prefix for some
+	@$(PY) -m bench
+cluster-up: setup    ## a real two-node Kubernetes in network namespaces
+	@$(PY) -m e2e.cluster up
+cluster-down:        ## end it and leave nothing behind
+	@$(PY) -m e2e.cluster down
+cluster-status:      ## what runs, and how to reach it
+	@$(PY) -m e2e.cluster status
+devnet: setup        ## a local TON network with the real TVM
+	@$(PY) -m e2e.devnet
+clean:        ## remove what builds left in this folder (caches stay under ~/.cache/chrysalis)
+	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis bench-results.json contracts/node_modules
+.PHONY: help setup lint types layers unit test crds demo bench cluster-up cluster-down cluster-status devnet clean

@@ -1,0 +1,28 @@
+"""The base of every model that a stranger may write: camelCase names, unknown fields refused, immutable."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+
+class Model(BaseModel):
+    """Fields are snake_case in Python and camelCase in JSON; an unknown field is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
+
+    def to_json_dict(self) -> dict[str, Any]:
+        """The JSON form: camelCase, absent fields left out."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
+Sha256Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
+Hex32 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$", max_length=64)]
+"""32 bytes in hexadecimal."""
+Hex48 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{96}$", max_length=96)]
+"""48 bytes (a SHA-384 measurement register) in hexadecimal."""
+ImageByDigest = Annotated[str, Field(pattern=r"^[a-z0-9][-a-z0-9._/:]*@sha256:[0-9a-f]{64}$", max_length=512)]
+HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2048)]
