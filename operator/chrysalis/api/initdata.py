@@ -91,7 +91,7 @@ def parse(toml: bytes) -> Initdata:
         data = document["data"]
         if sorted(data) != ["allow.json", "chrysalis.toml"]:
             raise ValueError("data must hold allow.json and chrysalis.toml and nothing else")
-        return Initdata(containers=json.loads(data["allow.json"]), identity=tomllib.loads(data["chrysalis.toml"]))  # type: ignore[arg-type]
+        return Initdata(containers=json.loads(data["allow.json"]), identity=tomllib.loads(data["chrysalis.toml"]))
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
         raise _malformed(str(error)) from error
 

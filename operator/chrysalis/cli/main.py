@@ -1,0 +1,70 @@
+"""The command line: `chrysalis VERB`, also `kubectl chrysalis VERB`.
+
+Each verb is a module of this package with a click command called `command`; it is imported only when it is used, so that
+`chrysalis verify` does not load a Kubernetes client.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.util import find_spec
+from typing import Any
+
+import click
+
+from chrysalis import __version__
+from chrysalis.errors import ChrysalisError
+
+VERBS = (
+    "audit claim contract earnings epochs infer inspect keys ledger measure policy receipts seal status unseal verify".split()
+)  # one module each
+EXIT_NO = 1
+EXIT_USAGE = 2
+EXIT_UNREACHABLE = 3
+EXIT_INTERRUPTED = 130
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [verb for verb in VERBS if find_spec(f"chrysalis.cli.{verb}") is not None]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f"chrysalis.cli.{cmd_name}").command
+        return command
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="chrysalis")
+def cli() -> None:
+    """Confidential inference on Kubernetes: attested before admission, paid on TON.
+
+    Exit codes: 0 yes; 1 a verdict or state that says no; 2 usage or unreadable input; 3 a service could not be reached.
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit; a ChrysalisError that reaches this place is unreadable input (exit 2)."""
+    try:
+        outcome: Any = cli.main(args=argv, standalone_mode=False, prog_name="chrysalis")
+        sys.exit(outcome if isinstance(outcome, int) else 0)
+    except click.exceptions.Abort:
+        sys.exit(EXIT_INTERRUPTED)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(EXIT_USAGE)
+    except ChrysalisError as error:
+        click.echo(f"{error.reason}: {error.message}", err=True)
+        if error.remedy:
+            click.echo(f"  what to do: {error.remedy}", err=True)
+        if error.detail:
+            click.echo(f"  detail: {error.detail}", err=True)
+        sys.exit(EXIT_USAGE)
+
+
+if __name__ == "__main__":
+    main()
