@@ -16,9 +16,8 @@ import click
 from chrysalis import __version__
 from chrysalis.errors import ChrysalisError
 
-VERBS = (
-    "audit claim contract earnings epochs infer inspect keys ledger measure policy receipts seal status unseal verify".split()
-)  # one module each
+VERBS = "audit claim contract earnings epochs infer inspect keys ledger measure policy receipts seal status unseal verify"
+"""One module each."""
 EXIT_NO = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
@@ -29,7 +28,7 @@ class LazyGroup(click.Group):
     """A group whose commands are imported when they are asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [verb for verb in VERBS if find_spec(f"chrysalis.cli.{verb}") is not None]
+        return [verb for verb in VERBS.split() if find_spec(f"chrysalis.cli.{verb}") is not None]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in self.list_commands(ctx):
