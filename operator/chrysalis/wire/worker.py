@@ -11,6 +11,7 @@ from chrysalis.wire.broker import Versioned
 
 HEADER_TICKET = "Chrysalis-Ticket"
 HEADER_SALT = "Chrysalis-Salt"
+"""32 bytes in base64url without padding."""
 HEADER_RECEIPT = "Chrysalis-Receipt"
 MAX_BODY_BYTES = 8 * 1024 * 1024
 
@@ -24,7 +25,8 @@ class ReceiptPage(Versioned):
 
     wrk: Hex32
     receipts: list[str]
-    last: int  # the highest seq that the worker has issued
+    last: int  # the highest seq that the worker has issued; 0 before the first, seq counts from 1
+    offers: list[str] = []  # the offers that these receipts name by hash, each a compact JWS
 
 
 class ClientList(Versioned):
