@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import dcap_qvl
-
 from chrysalis.attestation.appraisal import appraise
 from chrysalis.attestation.collateral import Collateral
+
 from chrysalis.clock import parse_rfc3339, unix
+from e2e import cache
 from e2e.demo import samples
 from e2e.demo.evidence import IN_TIME
-from e2e.demo.world import cache
 
 IDS = ("verify.real-quote",)
 ROUNDS = 9
@@ -23,7 +23,7 @@ CALLS = 60
 
 def measure() -> list[dict[str, Any]]:
     """Medians of rounds that take turns, so that noise falls on both."""
-    found = samples.find(cache())
+    found = samples.find(cache.root())
     quote = found.quote.read_bytes()
     text = found.collateral.read_text()
     at = parse_rfc3339(IN_TIME)

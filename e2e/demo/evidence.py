@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from e2e import cache
 from e2e.demo import samples
 from e2e.demo.story import Console, StepFailed, expect
-from e2e.demo.world import cache
 
 IN_TIME = "2025-07-04T10:16:31Z"
 LATER = "2026-08-28T05:21:24Z"
@@ -20,7 +20,7 @@ FLIPPED_AT = 600  # inside the TD report, which the quote's signature covers
 
 def real_evidence(console: Console) -> str:
     """Accepted at its time, refused with later collateral, refused after one flipped byte."""
-    found = samples.find(cache())
+    found = samples.find(cache.root())
     console.say(f"a genuine Intel TDX quote from {found.source}")
     accepted = _verify(found.quote, found.collateral, IN_TIME)
     expect(accepted["verdict"] == "Accepted", f"the genuine quote was not accepted at {IN_TIME}: {accepted['reasons']}")

@@ -1,0 +1,32 @@
+"""The twelve steps in their order.  A step that is not built has no function, is named as such and never counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from e2e.demo import evidence, ground
+from e2e.demo.story import Console, Step
+from e2e.demo.world import World
+
+
+def steps(world: World) -> list[Step]:
+    """The demo's steps, bound to one world."""
+
+    def of(run: Callable[[World, Console], str]) -> Callable[[Console], str]:
+        return partial(run, world)
+
+    return [
+        Step(1, "Prerequisites", of(ground.prerequisites)),
+        Step(2, "Cluster", of(ground.cluster)),
+        Step(3, "Simulated TDX", None),
+        Step(4, "TON devnet", None),
+        Step(5, "Images", None),
+        Step(6, "Real evidence", evidence.real_evidence),
+        Step(7, "Install, seal, apply, Ready", None),
+        Step(8, "A client that verifies", None),
+        Step(9, "Triton is really there", None),
+        Step(10, "Settlement", None),
+        Step(11, "What must not work, does not", None),
+        Step(12, "Down again", of(ground.down)),
+    ]
