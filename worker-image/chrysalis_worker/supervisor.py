@@ -35,6 +35,8 @@ TRITON_EXIT_SECONDS = 5
 """What Triton itself waits for running requests when it is told to end."""
 STOP_SECONDS = TRITON_EXIT_SECONDS + 2.0
 """After SIGTERM; then the whole process group is killed."""
+SICK_SECONDS = 0.2
+"""`restart` is for a Triton that does not answer: there is nothing to wait for, and with a dead stub it would wait 5 s."""
 DRAIN_SECONDS = 20.0
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -139,7 +141,7 @@ class Supervisor:
         logs.event(LOG, "supervisor.ended", code=code)
         return code
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Start Triton unless it runs."""
         if self.state in ("running", "stopping"):
             return
@@ -153,15 +155,15 @@ class Supervisor:
         process.returncode = 0  # _reap waits for it; without this, Popen's destructor would wait as well
         self._change("running")
 
-    async def stop(self) -> None:
-        """End Triton: SIGTERM, then SIGKILL for its whole process group; nothing of it is left afterwards."""
+    async def stop(self, patience: float | None = None) -> None:
+        """End Triton: SIGTERM, after `patience` seconds SIGKILL for its whole process group; nothing of it is left afterwards."""
         pid = self.pid
         if self.state == "running" and pid is not None:
             self._change("stopping")
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
             try:
-                await asyncio.wait_for(self._ended.wait(), self.stop_seconds)
+                await asyncio.wait_for(self._ended.wait(), self.stop_seconds if patience is None else patience)
             except TimeoutError:
                 logs.event(LOG, "triton.killed", logging.WARNING, pid=pid)
                 with contextlib.suppress(ProcessLookupError):
@@ -208,7 +210,8 @@ class Supervisor:
                 logs.event(LOG, "supervisor.drain-timeout", logging.WARNING, seconds=self.drain_seconds)
         async with self._orders:
             await self.stop()
-        return 0 if self.exit_code in (0, None) or not was_running else 1
+        # A Triton that had not set up its handlers yet ends by the signal itself.
+        return 0 if self.exit_code in (0, None, -signal.SIGTERM) or not was_running else 1
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -234,11 +237,11 @@ class Supervisor:
         elif order != "status":
             async with self._orders:
                 if order in ("stop", "restart"):
-                    await self.stop()
+                    await self.stop(SICK_SECONDS if order == "restart" else None)
                 if order in ("start", "restart"):
                     if self.terminating:
                         return {**self.status(), "error": "the pod is ending; nothing is started any more"}
-                    await self.start()
+                    self.start()
         return self.status()
 
 

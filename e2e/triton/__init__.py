@@ -1,0 +1,1 @@
+"""The real Triton on the host, without containers: for tests of the worker and for measurements."""
