@@ -1,0 +1,1 @@
+"""Simulated TDX hardware: everything here stands where real hardware and a Kata guest stand, and protects nothing."""
