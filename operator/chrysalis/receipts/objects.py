@@ -240,6 +240,16 @@ class SettlerToken(SignedObject):
     exp: Seconds
 
 
+class PartyToken(SignedObject):
+    """A party's bearer token at the settler, for its own receipts; signed by a client's or a reservation key (aud = set)."""
+
+    TYP = "chrysalis-party+jwt"
+
+    aud: SetName
+    iat: Seconds
+    exp: Seconds
+
+
 def check_time(what: str, now: int, *, exp: int, not_before: int = 0, leeway: int = 0) -> None:
     """Refuse an object outside its time; `now`, `exp`, `not_before` in Unix seconds; valid while not_before ≤ now < exp."""
     if now >= exp + leeway:

@@ -1,0 +1,51 @@
+"""Why the client refuses to send, or to believe an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Any
+
+from chrysalis.errors import ChrysalisError
+from chrysalis.wire.broker import NamedReason
+
+
+class ClientReason(StrEnum):
+    """The client's own reasons; a refused appraisal carries the verdict's."""
+
+    EVIDENCE_REFUSED = "EvidenceRefused"
+    EVIDENCE_STALE = "EvidenceStale"
+    KEY_NOT_BOUND = "KeyNotBound"
+    CERTIFICATE_MISMATCH = "CertificateMismatch"
+    EAR_KEY_MISMATCH = "EarKeyMismatch"
+    OFFER_INVALID = "OfferInvalid"
+    RESULT_EXPIRED = "ResultExpired"
+    TICKET_KEY_MISSING = "TicketKeyMissing"
+    JOB_REFUSED = "JobRefused"
+    ANSWER_UNUSABLE = "AnswerUnusable"
+    RECEIPT_MISSING = "ReceiptMissing"
+    RECEIPT_INVALID = "ReceiptInvalid"
+    AUDIT_FAILED = "AuditFailed"
+
+
+class ClientError(ChrysalisError):
+    """The client does not trust, or did not get, what it needs.  `reasons` holds a refused verdict's reasons."""
+
+    def __init__(
+        self,
+        reason: ClientReason,
+        message: str,
+        remedy: str = "",
+        detail: str = "",
+        *,
+        reasons: Sequence[NamedReason] = (),
+        status: int = 0,
+    ) -> None:
+        super().__init__(reason, message, remedy, detail)
+        self.reasons = list(reasons)
+        self.status = status
+        """The HTTP status of a refused job, else 0."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """The four members, and the verdict's reasons."""
+        return super().as_dict() | {"reasons": [r.to_json_dict() for r in self.reasons]}

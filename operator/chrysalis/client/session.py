@@ -1,0 +1,278 @@
+"""A verified connection to one worker: tickets out, answers and receipts in.
+
+`connect` verifies before anything is sent that could matter (its one request before that asks for the evidence).  Each job
+gets a fresh salt and nonce; its receipt is checked and kept before the answer is returned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from chrysalis.amounts import LIMIT
+from chrysalis.api.policy import AttestationPolicySpec
+from chrysalis.client.reasons import ClientError, ClientReason
+from chrysalis.client.receipt_file import ReceiptFile
+from chrysalis.client.verification import VerifiedWorker, verify_worker
+from chrysalis.clock import Clock, SystemClock, unix
+from chrysalis.receipts import jws, pricing, salted
+from chrysalis.receipts.objects import Receipt, Ticket
+from chrysalis.receipts.reasons import ReceiptError
+from chrysalis.receipts.records import Record
+from chrysalis.wire.attested import Answer, Connection, NothingSent, open_connection
+from chrysalis.wire.worker import HEADER_RECEIPT, HEADER_SALT, HEADER_TICKET
+
+DEFAULT_MAX_NANOTON = 100_000_000
+"""What one job may cost at most unless the caller says otherwise: 0.1 TON."""
+TICKET_SECONDS = 300
+"""A job must start within this time of its ticket (at most 600 are allowed)."""
+
+ATTEMPTS = 8
+"""How often a handshake is repeated that met two different workers behind one address."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A finished job: the answer's JSON, and the receipt (None where the worker settles nowhere and gives none)."""
+
+    answer: dict[str, Any]
+    receipt: Receipt | None
+    record: Record | None
+
+    @property
+    def vectors(self) -> list[list[float]]:
+        """The embeddings of an embeddings answer, in the order of the input."""
+        rows = sorted(self.answer["data"], key=lambda row: row["index"])
+        return [[float(x) for x in row["embedding"]] for row in rows]
+
+
+class Client:
+    """One worker at https://HOST:PORT, under one policy.  Use `async with`; raises ClientError and WireError.
+
+    policy: what evidence is accepted.  client_key signs tickets (needed where the worker is paid).  ear_key: the broker's
+    public key, 32 bytes, if it is pinned.  receipts: where receipts are kept.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        policy: AttestationPolicySpec,
+        client_key: Ed25519PrivateKey | None = None,
+        receipts: ReceiptFile | None = None,
+        ear_key: bytes | None = None,
+        sni: str = "",
+        clock: Clock | None = None,
+        timeout_seconds: float = 60.0,
+    ) -> None:
+        self.endpoint = endpoint
+        self._policy = policy
+        self._key = client_key
+        self._file = receipts
+        self._ear_key = ear_key
+        self._sni = sni
+        self._clock: Clock = clock or SystemClock()
+        self._timeout = timeout_seconds
+        self._connection: Connection | None = None
+        self._worker: VerifiedWorker | None = None
+        self._lock = asyncio.Lock()
+        self._last: dict[str, tuple[int, str]] = {}
+
+    async def __aenter__(self) -> Self:
+        await self.connect()
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connection; the next use connects and verifies again."""
+        self._worker = None
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.aclose()
+
+    async def connect(self) -> VerifiedWorker:
+        """Connect and verify, unless that was done and has not expired."""
+        async with self._lock:
+            if self._worker is not None and self._clock.now() < self._worker.expires_at:
+                return self._worker
+            await self.aclose()
+            if self._file is not None and not self._last:
+                self._last = await asyncio.to_thread(self._file.heads)
+            connection, worker = await self._verified_connection()
+            if self._clock.now() >= worker.expires_at:
+                await connection.aclose()
+                raise ClientError(
+                    ClientReason.RESULT_EXPIRED, "the worker's attestation has expired", "wait until it renews, or use another worker"
+                )
+            self._connection, self._worker = connection, worker
+            return worker
+
+    async def _verified_connection(self) -> tuple[Connection, VerifiedWorker]:
+        """Connect and judge.  Behind one address there may be several workers, so the connection that follows the handshake
+        with one may reach another, which has another certificate: then nothing was sent, and it is tried again."""
+        for attempt in range(ATTEMPTS):
+            connection = await open_connection(self.endpoint, sni=self._sni, timeout_seconds=self._timeout)
+            try:
+                nonce = secrets.token_bytes(32)
+                document = await connection.document(nonce)
+                worker = await asyncio.to_thread(
+                    verify_worker,
+                    document,
+                    nonce=nonce,
+                    certificate_der=connection.server.certificate_der,
+                    spki_sha256=connection.server.spki_sha256,
+                    policy=self._policy,
+                    at=self._clock.now(),
+                    ear_key=self._ear_key,
+                )
+                return connection, worker
+            except NothingSent:
+                await connection.aclose()
+                if attempt == ATTEMPTS - 1:
+                    raise
+            except BaseException:
+                await connection.aclose()
+                raise
+        raise AssertionError("the last attempt returns or raises")
+
+    async def embeddings(self, texts: list[str], *, max_nanoton: int = DEFAULT_MAX_NANOTON) -> Job:
+        """Embeddings of some texts by the worker's model; costs at most max_nanoton."""
+        worker = await self.connect()
+        return await self.post("/v1/embeddings", {"model": worker.identity.model.name, "input": texts}, max_nanoton=max_nanoton)
+
+    async def post(self, path: str, request: dict[str, Any], *, max_nanoton: int = DEFAULT_MAX_NANOTON) -> Job:
+        """One job of the OpenAI-compatible API (not streamed).  When the worker's key is gone, another is verified, once."""
+        try:
+            return await self._post(path, request, max_nanoton)
+        except NothingSent:
+            await self.aclose()
+            return await self._post(path, request, max_nanoton)
+
+    async def _post(self, path: str, request: dict[str, Any], max_nanoton: int) -> Job:
+        worker = await self.connect()
+        connection = self._connection
+        if connection is None:
+            raise ClientError(ClientReason.RESULT_EXPIRED, "the connection was closed meanwhile", "call again")
+        body = json.dumps(request, separators=(",", ":"), allow_nan=False).encode()
+        salt = secrets.token_bytes(salted.SALT_BYTES)
+        headers = {"content-type": "application/json", HEADER_SALT: jws.b64u(salt)}
+        ticket = self._ticket(worker, salt, body, max_nanoton)
+        if ticket is not None:
+            headers[HEADER_TICKET] = ticket
+        answer = await connection.send("POST", path, content=body, headers=headers)
+        receipt, record = await self._receipt(worker, answer, ticket, salt)
+        return Job(answer=_answer(answer), receipt=receipt, record=record)
+
+    def _ticket(self, worker: VerifiedWorker, salt: bytes, body: bytes, max_nanoton: int) -> str | None:
+        if worker.identity.set == "none":
+            return None
+        if self._key is None:
+            raise ClientError(
+                ClientReason.TICKET_KEY_MISSING,
+                "this worker is paid for each job, and no client key is given",
+                "give the key that the account lists",
+            )
+        return Ticket(
+            set=worker.identity.set,
+            wrk=worker.wrk,
+            offer=worker.offer_hash,
+            exp=unix(self._clock.now()) + TICKET_SECONDS,
+            nonce=jws.b64u(secrets.token_bytes(16)),
+            digest=worker.identity.model.digest,
+            max=max_nanoton,
+            req=salted.request_hash(salt, body),
+        ).sign(self._key)
+
+    async def _receipt(
+        self, worker: VerifiedWorker, answer: Answer, ticket: str | None, salt: bytes
+    ) -> tuple[Receipt | None, Record | None]:
+        """Check the receipt against the job and keep it; a refused job (4xx) may come without one."""
+        token = answer.headers.get(HEADER_RECEIPT)
+        if token is None:
+            if ticket is None or answer.status != httpx.codes.OK:
+                return None, None
+            raise ClientError(
+                ClientReason.RECEIPT_MISSING,
+                "the worker gave an answer without a receipt",
+                "report it to its operator",
+            )
+        receipt = check_receipt(worker, token, ticket=ticket, salt=salt, body=answer.body)
+        self._check_position(worker.wrk, receipt, token)
+        record = Record(receipt=token, offer=worker.offer_token, certificate=worker.certificate, salt=jws.b64u(salt))
+        if self._file is not None:
+            await asyncio.to_thread(self._file.keep, record)
+        return receipt, record
+
+    def _check_position(self, wrk: str, receipt: Receipt, token: str) -> None:
+        """Other clients' receipts stand between one's own: seq must grow, and where it grows by one, `prev` must fit."""
+        seq, last = self._last.get(wrk, (0, ""))
+        known = jws.identity(last) if last else wrk
+        if receipt.seq == seq or (receipt.seq == seq + 1 and receipt.prev != known):
+            raise ClientError(
+                ClientReason.RECEIPT_INVALID,
+                f"receipt {receipt.seq} contradicts receipt {seq} of the same worker",
+                "keep both: they prove that the worker signed two histories",
+                f"wrk {wrk}",
+            )
+        if receipt.seq > seq:
+            self._last[wrk] = (receipt.seq, token)
+
+
+def check_receipt(worker: VerifiedWorker, token: str, *, ticket: str | None, salt: bytes, body: bytes) -> Receipt:
+    """A receipt is for this job: key, account, offer, ticket, price and both hashes; raises ClientError."""
+    try:
+        receipt = Receipt.parse(token, worker.receipt_key)
+    except ReceiptError as error:
+        raise _invalid(error.message, error.detail) from error
+    if (receipt.set, receipt.wrk, receipt.ticket) != (worker.identity.set, worker.wrk, ticket or ""):
+        raise _invalid("it is for another worker, account or ticket")
+    if worker.offer is not None and receipt.offer != worker.offer_hash:
+        raise _invalid("it names another offer than the one that the ticket was signed for")
+    if receipt.rsp != salted.response_hash(salt, body):
+        raise _invalid("its hash is not that of the answer that came")
+    prices = worker.offer.prices if worker.offer is not None else worker.identity.prices
+    maximum = Ticket.parse_unverified(ticket).max if ticket else LIMIT - 1
+    expected = pricing.billed(receipt.status, receipt.use, prices, maximum)
+    if receipt.amt != expected:
+        raise _invalid(f"it bills {receipt.amt} nanoton where use and prices give {expected}")
+    return receipt
+
+
+def _answer(answer: Answer) -> dict[str, Any]:
+    try:
+        value = json.loads(answer.body)
+    except (ValueError, RecursionError):
+        value = None
+    if answer.status != httpx.codes.OK:
+        error = value.get("error") if isinstance(value, dict) and isinstance(value.get("error"), dict) else value
+        error = error if isinstance(error, dict) else {}
+        code = str(error.get("code") or error.get("reason") or f"HTTP {answer.status}")
+        message = str(error.get("message") or error.get("detail") or "no message")
+        raise ClientError(
+            ClientReason.JOB_REFUSED,
+            f"the worker refused the job: {code}: {message}"[:1024],
+            str(error.get("remedy") or "see the worker's message"),
+            status=answer.status,
+            reasons=(),
+        )
+    if not isinstance(value, dict):
+        raise ClientError(ClientReason.ANSWER_UNUSABLE, "the worker's answer is not a JSON object", "report it to the worker's operator")
+    return value
+
+
+def _invalid(why: str, detail: str = "") -> ClientError:
+    return ClientError(
+        ClientReason.RECEIPT_INVALID,
+        f"the receipt does not belong to this job: {why}",
+        "keep the answer's headers and report it to the worker's operator",
+        detail,
+    )
