@@ -18,11 +18,23 @@ class Model(BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+EXPLANATION = "x-chrysalis-explanation"
+"""In a field's json_schema_extra: the sentence with which the API server refuses a wrong value (see crd.py)."""
+
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 Sha256Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$", max_length=64)]
 """32 bytes in hexadecimal."""
 Hex48 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{96}$", max_length=96)]
 """48 bytes (a SHA-384 measurement register) in hexadecimal."""
-ImageByDigest = Annotated[str, Field(pattern=r"^[a-z0-9][-a-z0-9._/:]*@sha256:[0-9a-f]{64}$", max_length=512)]
+ImageByDigest = Annotated[
+    str,
+    Field(
+        pattern=r"^[a-z0-9][-a-z0-9._/:]*@sha256:[0-9a-f]{64}$",
+        max_length=512,
+        json_schema_extra={
+            EXPLANATION: "name the image by its digest, NAME@sha256:<64 hex digits>: a tag can be moved, and evidence is about bytes"
+        },
+    ),
+]
 HttpUrl = Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2048)]

@@ -8,11 +8,29 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from chrysalis.amounts import PRICE_LIMIT
-from chrysalis.api.base import DnsLabel, Hex32, HttpUrl, ImageByDigest, Model, Sha256Digest
+from chrysalis.api.base import EXPLANATION, DnsLabel, Hex32, HttpUrl, ImageByDigest, Model, Sha256Digest
 
-Price = Annotated[int, Field(ge=0, lt=PRICE_LIMIT)]
+Price = Annotated[
+    int,
+    Field(
+        ge=0,
+        lt=PRICE_LIMIT,
+        json_schema_extra={
+            EXPLANATION: "a price is a whole number of nanoton for a million units, from 0 (free) to 2^53 - 1; set one of these"
+        },
+    ),
+]
 """Nanoton for one million units (tokens), or for one million jobs."""
-Wallet = Annotated[str, Field(pattern=r"^(0:[0-9a-fA-F]{64}|[EUk0][Qf][A-Za-z0-9_-]{46})$", max_length=66)]
+Wallet = Annotated[
+    str,
+    Field(
+        pattern=r"^(0:[0-9a-fA-F]{64}|[EUk0]Q[A-D][A-Za-z0-9_-]{45})$",
+        max_length=66,
+        json_schema_extra={
+            EXPLANATION: "give the address of a TON wallet of workchain 0: 0:<64 hex digits>, or the 48 characters that begin with UQ or EQ"
+        },
+    ),
+]
 """A TON wallet of workchain 0: raw (0:hex64) or user-friendly (48 characters); the API server cannot check its checksum."""
 
 
@@ -73,8 +91,18 @@ class Ref(Model):
 class Resources(Model):
     """What Triton's container asks for, in Kubernetes quantities; limits equal requests (a trust domain's size is fixed)."""
 
-    cpu: Annotated[str, Field(pattern=r"^[0-9]+m?$", max_length=16)] = "500m"
-    memory: Annotated[str, Field(pattern=r"^[0-9]+(Ki|Mi|Gi)$", max_length=16)] = "768Mi"
+    cpu: Annotated[
+        str,
+        Field(pattern=r"^[1-9][0-9]*m?$", max_length=16, json_schema_extra={EXPLANATION: "write cores or millicores, such as 2 or 500m"}),
+    ] = "500m"
+    memory: Annotated[
+        str,
+        Field(
+            pattern=r"^[1-9][0-9]*(Ki|Mi|Gi)$",
+            max_length=16,
+            json_schema_extra={EXPLANATION: "write memory in Ki, Mi or Gi, such as 768Mi"},
+        ),
+    ] = "768Mi"
 
 
 class ConfidentialWorkerSpec(Model):
