@@ -1,0 +1,208 @@
+"""Collateral: Intel's signed documents about a platform, in the QuoteCollateralV3 JSON form.
+
+The documents are kept byte for byte: one changed space breaks their signatures.  A `pck_certificate_chain` is dropped on
+reading, since it would override the quote's own chain.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import dcap_qvl
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+from chrysalis.attestation.reasons import AttestationError, AttestationReason
+from chrysalis.clock import parse_rfc3339
+
+MAX_COLLATERAL_BYTES = 4 * 1024 * 1024
+MAX_CHAIN_CERTIFICATES = 5
+TEXT_FIELDS = ("pck_crl_issuer_chain", "tcb_info_issuer_chain", "tcb_info", "qe_identity_issuer_chain", "qe_identity")
+HEX_FIELDS = ("root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature")
+
+
+@dataclass(frozen=True)
+class Expiry:
+    """A time after which something ends, and the name that results give it (`limitedBy`)."""
+
+    at: datetime
+    name: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """The facts of a signed JSON document (TCB info or QE identity) that freshness and matching need."""
+
+    id: str
+    issue_date: datetime
+    next_update: datetime
+    evaluation_data_number: int
+    fmspc: str  # upper-case hex; empty in a QE identity
+    pce_id: str
+
+
+@dataclass(frozen=True)
+class Crl:
+    """The facts of a certificate revocation list."""
+
+    this_update: datetime
+    next_update: datetime
+    number: int
+
+
+@dataclass(frozen=True)
+class Collateral:
+    """One platform's collateral.  The properties read it on first use and raise AttestationError (CollateralMalformed)."""
+
+    pck_crl_issuer_chain: str
+    root_ca_crl: bytes
+    pck_crl: bytes
+    tcb_info_issuer_chain: str
+    tcb_info: str
+    tcb_info_signature: bytes
+    qe_identity_issuer_chain: str
+    qe_identity: str
+    qe_identity_signature: bytes
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Collateral:
+        """Read QuoteCollateralV3 JSON; raises AttestationError (CollateralMalformed)."""
+        if len(text) > MAX_COLLATERAL_BYTES:
+            raise _malformed(f"the collateral has {len(text)} bytes; at most {MAX_COLLATERAL_BYTES} are read")
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise _malformed("the collateral is not JSON", str(error)) from error
+        if not isinstance(document, dict):
+            raise _malformed("the collateral is not a JSON object")
+        fields: dict[str, Any] = {}
+        for name in (*TEXT_FIELDS, *HEX_FIELDS):
+            value = document.get(name)
+            if not isinstance(value, str):
+                raise _malformed(f"the collateral has no text member `{name}`")
+            fields[name] = value
+        for name in HEX_FIELDS:
+            try:
+                fields[name] = bytes.fromhex(fields[name])
+            except ValueError as error:
+                raise _malformed(f"the collateral's `{name}` is not hexadecimal", str(error)) from error
+        return cls(**fields)
+
+    def to_json(self) -> str:
+        """QuoteCollateralV3 JSON, the same text for the same documents."""
+        document = {name: getattr(self, name) for name in TEXT_FIELDS} | {name: getattr(self, name).hex() for name in HEX_FIELDS}
+        return json.dumps(document, separators=(",", ":"), sort_keys=True)
+
+    @cached_property
+    def qvl(self) -> Any:
+        """The same documents for dcap-qvl."""
+        return dcap_qvl.QuoteCollateralV3(
+            self.pck_crl_issuer_chain,
+            self.root_ca_crl,
+            self.pck_crl,
+            self.tcb_info_issuer_chain,
+            self.tcb_info,
+            self.tcb_info_signature,
+            self.qe_identity_issuer_chain,
+            self.qe_identity,
+            self.qe_identity_signature,
+        )
+
+    @cached_property
+    def tcb(self) -> Document:
+        """The TCB info's facts."""
+        return _document(self.tcb_info, "TCB info")
+
+    @cached_property
+    def qe(self) -> Document:
+        """The QE identity's facts."""
+        return _document(self.qe_identity, "QE identity")
+
+    @cached_property
+    def root_crl_facts(self) -> Crl:
+        """The root CA's revocation list."""
+        return _crl(self.root_ca_crl, "root CA CRL")
+
+    @cached_property
+    def pck_crl_facts(self) -> Crl:
+        """The PCK CA's revocation list."""
+        return _crl(self.pck_crl, "PCK CRL")
+
+    @cached_property
+    def tcb_chain(self) -> list[x509.Certificate]:
+        """Who signed the TCB info, leaf first."""
+        return chain(self.tcb_info_issuer_chain.encode(), "TCB info issuer chain")
+
+    @cached_property
+    def qe_chain(self) -> list[x509.Certificate]:
+        """Who signed the QE identity, leaf first."""
+        return chain(self.qe_identity_issuer_chain.encode(), "QE identity issuer chain")
+
+    @cached_property
+    def expiries(self) -> tuple[Expiry, ...]:
+        """When each part of the collateral ends."""
+        signers = min(certificate.not_valid_after_utc for certificate in (*self.tcb_chain, *self.qe_chain))
+        return (
+            Expiry(self.tcb.next_update, "tcbInfo.nextUpdate"),
+            Expiry(self.qe.next_update, "qeIdentity.nextUpdate"),
+            Expiry(self.pck_crl_facts.next_update, "pckCrl.nextUpdate"),
+            Expiry(self.root_crl_facts.next_update, "rootCrl.nextUpdate"),
+            Expiry(signers, "tcbSigningCertificate.notAfter"),
+        )
+
+
+def chain(pem: bytes, what: str) -> list[x509.Certificate]:
+    """The certificates of a PEM chain, leaf first; raises AttestationError (CollateralMalformed)."""
+    try:
+        certificates = x509.load_pem_x509_certificates(pem.rstrip(b"\0"))
+    except ValueError as error:
+        raise _malformed(f"the {what} is not a PEM certificate chain", str(error)) from error
+    if not 1 <= len(certificates) <= MAX_CHAIN_CERTIFICATES:
+        raise _malformed(f"the {what} has {len(certificates)} certificates; 1 to {MAX_CHAIN_CERTIFICATES} are read")
+    return certificates
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """The subject's common name; empty unless there is exactly one."""
+    try:
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except ValueError:
+        return ""
+    return str(names[0].value) if len(names) == 1 else ""
+
+
+def _document(text: str, what: str) -> Document:
+    try:
+        document = json.loads(text)
+        return Document(
+            id=str(document["id"]),
+            issue_date=parse_rfc3339(document["issueDate"]),
+            next_update=parse_rfc3339(document["nextUpdate"]),
+            evaluation_data_number=int(document["tcbEvaluationDataNumber"]),
+            fmspc=str(document.get("fmspc", "")).upper(),
+            pce_id=str(document.get("pceId", "")).lower(),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise _malformed(f"the collateral's {what} is not the document that Intel serves", str(error)) from error
+
+
+def _crl(der: bytes, what: str) -> Crl:
+    try:
+        crl = x509.load_der_x509_crl(der)
+        if crl.next_update_utc is None:
+            raise ValueError("it has no nextUpdate")
+        try:
+            number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
+        except x509.ExtensionNotFound:
+            number = 0
+        return Crl(crl.last_update_utc, crl.next_update_utc, number)
+    except ValueError as error:
+        raise _malformed(f"the collateral's {what} cannot be read", str(error)) from error
+
+
+def _malformed(message: str, detail: str = "") -> AttestationError:
+    return AttestationError(AttestationReason.COLLATERAL_MALFORMED, message, detail)

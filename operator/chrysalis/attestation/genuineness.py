@@ -1,0 +1,232 @@
+"""Is this a genuine quote, and at which TCB level: dcap-qvl under a trust anchor, plus the checks that it leaves to us.
+
+dcap-qvl checks signatures, certificate chains, both CRLs, dates, QE and TDX module identity and the TD attributes that
+make a domain readable.  It accepts a TCB info signed by any certificate under the root, a PCE id that differs, and a CRL
+from the future; those are refused here.  Its verdict on the TCB status is not used: rules.py judges the status.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import dcap_qvl
+
+from chrysalis.attestation.collateral import Collateral, Expiry, chain, common_name
+from chrysalis.attestation.quote import Quote
+from chrysalis.attestation.reasons import AttestationError, AttestationReason
+from chrysalis.attestation.verdict import EvidenceClass, Reason
+from chrysalis.clock import from_unix, parse_rfc3339, unix
+
+INTEL_ROOT_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
+"""Of the DER of "Intel SGX Root CA", which is dcap-qvl's built-in anchor."""
+INTEL: bytes = b""
+"""Stands for Intel's root wherever a list of DER trust anchors is taken."""
+TCB_SIGNER = "Intel SGX TCB Signing"
+TCB_INFO_ID = "TDX"
+
+_R = AttestationReason
+_FRAGMENTS: tuple[tuple[str, AttestationReason, str], ...] = (
+    # dcap-qvl 0.7.0's words, its causes included; the first that occurs decides.
+    ("Debug mode is enabled", _R.TD_DEBUG_ENABLED, "the trust domain runs in debug mode"),
+    ("SEPT_VE_DISABLE is not enabled", _R.SEPT_VE_DISABLE_OFF, "the trust domain runs without SEPT_VE_DISABLE"),
+    ("TD migration is enabled", _R.TD_MIGRATABLE, "the trust domain may be migrated"),
+    ("Reserved bits in TD attributes", _R.TD_ATTRIBUTES_NOT_ALLOWED, "the trust domain has attributes that no production domain has"),
+    ("Invalid MR service TD", _R.SERVICE_TD_PRESENT, "a service domain is bound to the trust domain"),
+    ("TCB status is invalid: Revoked", _R.TCB_REVOKED, "Intel revoked the platform's TCB level"),
+    ("No matching TCB level found", _R.TCB_LEVEL_NOT_FOUND, "the platform is older than every TCB level that Intel lists"),
+    ("below minimum required from TDX module", _R.TCB_LEVEL_NOT_FOUND, "the TDX module is older than every level that Intel lists"),
+    ("below minimum required from QE Identity", _R.TCB_LEVEL_NOT_FOUND, "the quoting enclave is older than every level that Intel lists"),
+    ("Fmspc mismatch", _R.COLLATERAL_MISMATCH, "the collateral is of another platform"),
+    ("with non-TDX TCB info", _R.COLLATERAL_MISMATCH, "the collateral is for SGX, not for TDX"),
+    ("Unsupported QE Identity id/version", _R.COLLATERAL_MISMATCH, "the QE identity is not that of TDX's quoting enclave"),
+    ("InvalidCrlSignatureForPublicKey", _R.COLLATERAL_MISMATCH, "a revocation list is not of this platform's certificate authority"),
+    ("issue date is in the future", _R.COLLATERAL_NOT_YET_VALID, "the collateral was issued after the stated time"),
+    ("CertNotValidYet", _R.COLLATERAL_NOT_YET_VALID, "a certificate is not valid yet at the stated time"),
+    ("CrlExpired", _R.COLLATERAL_EXPIRED, "a revocation list has expired at the stated time"),
+    ("TCBInfo expired", _R.COLLATERAL_EXPIRED, "the TCB info has expired at the stated time"),
+    ("QEIdentity expired", _R.COLLATERAL_EXPIRED, "the QE identity has expired at the stated time"),
+    ("Collateral expired", _R.COLLATERAL_EXPIRED, "the collateral has expired at the stated time"),
+    ("CertExpired", _R.CERTIFICATE_EXPIRED, "a certificate has expired at the stated time"),
+    ("CertRevoked", _R.CERTIFICATE_REVOKED, "Intel revoked a certificate that the evidence rests on"),
+    ("Signature is invalid for tcb_info", _R.COLLATERAL_SIGNATURE_INVALID, "the TCB info's signature does not match its bytes"),
+    ("Signature is invalid for qe_identity", _R.COLLATERAL_SIGNATURE_INVALID, "the QE identity's signature does not match its bytes"),
+    ("signature is invalid", _R.SIGNATURE_INVALID, "the quote's signature does not match its bytes"),
+    ("Signature is invalid", _R.SIGNATURE_INVALID, "the quoting enclave's report is not signed by the platform's key"),
+    ("QE report hash mismatch", _R.SIGNATURE_INVALID, "the quoting enclave does not vouch for the key that signed the quote"),
+    ("key hash mismatch", _R.SIGNATURE_INVALID, "the quoting enclave does not vouch for the key that signed the quote"),
+    ("QE ", _R.QE_IDENTITY_MISMATCH, "the quoting enclave is not the one that Intel lists"),
+    ("TDX module", _R.TDX_MODULE_MISMATCH, "the TDX module is not one that Intel lists for this platform"),
+    ("Failed to decode TcbInfo", _R.COLLATERAL_MALFORMED, "the collateral's TCB info cannot be read"),
+    ("Failed to decode QeIdentity", _R.COLLATERAL_MALFORMED, "the collateral's QE identity cannot be read"),
+    ("Failed to parse root CA CRL", _R.COLLATERAL_MALFORMED, "the collateral's root CA CRL cannot be read"),
+    ("Failed to parse PCK CRL", _R.COLLATERAL_MALFORMED, "the collateral's PCK CRL cannot be read"),
+    ("chain is too short for", _R.COLLATERAL_MALFORMED, "an issuer chain of the collateral is too short"),
+    ("Unsupported DCAP attestation key type", _R.QUOTE_TYPE_UNSUPPORTED, "the quote's attestation key is not ECDSA P-256"),
+    ("Failed to decode quote", _R.QUOTE_MALFORMED, "the quote cannot be read"),
+    ("certificate chain", _R.CERTIFICATE_INVALID, "the certificates do not form a chain to the trusted root"),
+)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What is proved about a genuine quote's platform."""
+
+    evidence_class: EvidenceClass
+    tcb_status: str
+    advisory_ids: tuple[str, ...]
+    evaluation_data_number: int  # the smaller one of TCB info and QE identity
+    tcb_date: datetime  # the older one of the platform's and the quoting enclave's level
+    fmspc: str  # upper-case hex
+    ppid: str  # lower-case hex
+    smt: bool  # the three flags are True unless the certificate says False
+    cached_keys: bool
+    dynamic_platform: bool
+    certificate_expiry: Expiry
+
+
+class NotGenuine(Exception):
+    """The quote is not genuine, or that cannot be established."""
+
+    def __init__(self, reasons: list[Reason], tcb_status: str | None = None) -> None:
+        super().__init__(str(reasons[0].reason))
+        self.reasons = reasons
+        self.tcb_status = tcb_status
+
+
+def mismatches(quote: Quote, collateral: Collateral) -> list[Reason]:
+    """Whether the collateral is of the quote's platform; raises AttestationError for collateral that cannot be read."""
+    found = []
+    if collateral.tcb.id != TCB_INFO_ID:
+        found.append(Reason.of(_R.COLLATERAL_MISMATCH, f"the collateral's TCB info is for {collateral.tcb.id[:16]!r}, not for TDX"))
+    if quote.fmspc and collateral.tcb.fmspc != quote.fmspc:
+        message = f"the collateral is of platform {collateral.tcb.fmspc[:16]}, the quote of platform {quote.fmspc}"
+        found.append(Reason.of(_R.COLLATERAL_MISMATCH, message))
+    return found
+
+
+def authority(collateral: Collateral, at: datetime) -> list[Reason]:
+    """Who signed the collateral, and that no list is from the future; raises AttestationError for collateral that cannot be read."""
+    found = []
+    for what, certificates in (("TCB info", collateral.tcb_chain), ("QE identity", collateral.qe_chain)):
+        name = common_name(certificates[0])
+        if name != TCB_SIGNER:
+            found.append(Reason.of(_R.COLLATERAL_SIGNER_INVALID, f"the {what} was signed by {name[:64]!r}, not by {TCB_SIGNER!r}"))
+    for what, crl in (("root CA", collateral.root_crl_facts), ("PCK", collateral.pck_crl_facts)):
+        if crl.this_update > at:
+            message = f"the {what} CRL was issued after the stated time"
+            found.append(Reason.of(_R.COLLATERAL_NOT_YET_VALID, message, f"thisUpdate {crl.this_update.isoformat()}"))
+    return found
+
+
+def verify(quote: Quote, collateral: Collateral, at: datetime, roots: Sequence[bytes]) -> Claims:
+    """Verify a quote under the first of these DER roots that it chains to (INTEL stands for Intel's); raises NotGenuine."""
+    if not roots:
+        raise ValueError("at least one trust anchor is needed: an empty list would trust nothing or, worse, a default")
+    seconds = unix(at)
+    refusal: NotGenuine | None = None
+    for root in roots:
+        anchor = None if _is_intel(root) else root
+        try:
+            return _claims(_library(quote.raw, collateral, seconds, anchor), quote, collateral, anchor)
+        except _LibraryRefusal as error:
+            found = _explain(quote.raw, collateral, seconds, anchor, str(error))
+            if refusal is None or found.reasons[0].reason != _R.TRUST_ROOT_MISMATCH:
+                refusal = found
+    assert refusal is not None
+    raise refusal
+
+
+class _LibraryRefusal(Exception):
+    pass
+
+
+def _is_intel(root: bytes) -> bool:
+    return root == INTEL or hashlib.sha256(root).hexdigest() == INTEL_ROOT_SHA256
+
+
+def same_root(one: bytes, other: bytes) -> bool:
+    """Whether two anchors are the same certificate; INTEL is Intel's."""
+    return one == other or (_is_intel(one) and _is_intel(other))
+
+
+def _library(raw: bytes, collateral: Collateral, seconds: int, anchor: bytes | None) -> dict[str, Any]:
+    """dcap-qvl's claims; raises _LibraryRefusal with its words."""
+    try:
+        verifier = dcap_qvl.QuoteVerifier(anchor)
+        claims = verifier.verify_with_policy(raw, collateral.qvl, seconds, dcap_qvl.QuotePolicy.claims_only(seconds))
+        document: dict[str, Any] = json.loads(claims.to_json())
+        return document
+    except (ValueError, OverflowError) as error:
+        raise _LibraryRefusal(str(error)) from error
+    except BaseException as error:
+        # A panic in Rust arrives as a BaseException; a stranger's bytes must not end the process.
+        if type(error).__name__ == "PanicException":
+            raise _LibraryRefusal(f"the library failed: {error}") from error
+        raise
+
+
+def _explain(raw: bytes, collateral: Collateral, seconds: int, anchor: bytes | None, words: str) -> NotGenuine:
+    """The library's refusal in our words; only its older entry point tells the causes."""
+    try:
+        if anchor is None:
+            dcap_qvl.verify(raw, collateral.qvl, seconds)
+        else:
+            dcap_qvl.verify_with_root_ca(raw, collateral.qvl, anchor, seconds)
+    except (ValueError, OverflowError) as error:
+        words = str(error)
+    detail = " ".join(words.split())[:1000]
+    if "Failed to parse root CA CRL" in words and "InvalidCrlSignatureForPublicKey" in words:
+        root = "Intel's" if anchor is None else "the given"
+        return NotGenuine([Reason.of(_R.TRUST_ROOT_MISMATCH, f"the evidence does not chain to {root} root certificate", detail)])
+    # "QE report validation failed: Debug mode" is about the enclave, not the trust domain.
+    if "QE report validation failed" in words:
+        return NotGenuine([Reason.of(_R.QE_IDENTITY_MISMATCH, "the quoting enclave's own report is not acceptable", detail)])
+    for fragment, reason, message in _FRAGMENTS:
+        if fragment in words:
+            return NotGenuine([Reason.of(reason, message, detail)], "Revoked" if reason == _R.TCB_REVOKED else None)
+    return NotGenuine([Reason.of(_R.VERIFICATION_FAILED, "the quote could not be verified", detail)])
+
+
+def _claims(document: dict[str, Any], quote: Quote, collateral: Collateral, anchor: bytes | None) -> Claims:
+    """The library's claims, typed; refuses a PCE id that differs and a report that is not the one we parsed."""
+    try:
+        pck = document["platform"]["pck"]
+        report = next(iter(document["report"].values()))
+        if report.get("report_data") is None and "base" in report:
+            report = report["base"]
+        if bytes.fromhex(report["mr_td"]) != quote.mrtd or bytes.fromhex(report["report_data"]) != quote.report_data:
+            raise NotGenuine([Reason.of(_R.QUOTE_MALFORMED, "two parsers read different reports out of the quote")])
+        pce_id = bytes(pck["pce_id"]).hex()
+        if pce_id != collateral.tcb.pce_id:
+            message = f"the collateral is for PCE id {collateral.tcb.pce_id[:16]!r}, the quote's platform has {pce_id!r}"
+            raise NotGenuine([Reason.of(_R.COLLATERAL_MISMATCH, message)])
+        qe_date = parse_rfc3339(document["qe"]["tcb_level"]["tcbDate"])
+        return Claims(
+            evidence_class=EvidenceClass.HARDWARE if anchor is None else EvidenceClass.SIMULATED,
+            tcb_status=document["tcb"]["status"],
+            advisory_ids=tuple(document["tcb"]["advisory_ids"]),
+            evaluation_data_number=min(document["tcb"]["eval_data_number"], document["qe"]["tcb_eval_data_number"]),
+            tcb_date=min(from_unix(document["platform"]["tcb_date_tag"]), qe_date),
+            fmspc=bytes(pck["fmspc"]).hex().upper(),
+            ppid=bytes(pck["ppid"]).hex(),
+            smt=pck["smt_enabled"] != "False",
+            cached_keys=pck["cached_keys"] != "False",
+            dynamic_platform=pck["dynamic_platform"] != "False",
+            certificate_expiry=_certificate_expiry(quote),
+        )
+    except (KeyError, TypeError, ValueError, StopIteration, AttributeError) as error:
+        detail = f"{type(error).__name__}: {error}"
+        raise NotGenuine([Reason.of(_R.VERIFICATION_FAILED, "the library's claims are of an unknown form", detail)]) from error
+
+
+def _certificate_expiry(quote: Quote) -> Expiry:
+    try:
+        certificates = chain(quote.pck_chain, "PCK certificate chain")
+    except AttestationError as error:
+        raise NotGenuine([Reason.of(_R.CERTIFICATE_INVALID, "the quote's PCK certificate chain cannot be read", error.detail)]) from error
+    return Expiry(min(certificate.not_valid_after_utc.astimezone(UTC) for certificate in certificates), "pckCertificate.notAfter")

@@ -1,0 +1,77 @@
+"""The outcome of an appraisal, as it stands in JSON."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import Field
+
+from chrysalis.api.base import Model
+from chrysalis.attestation.quote import Quote
+from chrysalis.attestation.reasons import REMEDIES, AttestationError, AttestationReason
+
+
+class EvidenceClass(StrEnum):
+    """Hardware only under Intel's own root; whatever another root signed is simulated."""
+
+    HARDWARE = "Hardware"
+    SIMULATED = "Simulated"
+
+
+class Reason(Model):
+    """One reason of a refusal."""
+
+    reason: AttestationReason
+    message: str
+    remedy: str = ""
+    detail: str = ""
+
+    @classmethod
+    def of(cls, reason: AttestationReason, message: str, detail: str = "") -> Reason:
+        """A reason with the remedy that belongs to it."""
+        return cls(reason=reason, message=message, remedy=REMEDIES[reason], detail=detail)
+
+    @classmethod
+    def from_error(cls, error: AttestationError) -> Reason:
+        """The reason that an error names."""
+        return cls(reason=error.reason, message=error.message, remedy=error.remedy, detail=error.detail)
+
+
+class Verdict(Model):
+    """What an appraisal says.  Members that could not be established are null; expiresAt is set only when accepted."""
+
+    verdict: Literal["Accepted", "Refused"]
+    reasons: list[Reason] = []
+    scope: Literal["Policy", "GenuinenessAndTcb"] = "Policy"  # GenuinenessAndTcb: no policy was given, measurements were not judged
+    evidence_class: EvidenceClass | None = None
+    tcb_status: str | None = None
+    advisory_ids: list[str] = Field(default=[], alias="advisoryIDs")
+    fmspc: str | None = None
+    expires_at: datetime | None = None
+    limited_by: str | None = None  # which of the times below expiry comes first, e.g. "pckCrl.nextUpdate"
+    measurements: dict[str, str] = {}
+    measurement_name: str | None = None  # of the policy's tuple that matched
+
+    @property
+    def accepted(self) -> bool:
+        """Whether the evidence was accepted."""
+        return self.verdict == "Accepted"
+
+    def to_json_full(self) -> dict[str, Any]:
+        """The JSON form with every member, null where nothing could be established."""
+        return self.model_dump(mode="json", by_alias=True)
+
+    @classmethod
+    def refused(cls, *reasons: Reason, **known: Any) -> Verdict:
+        """A refusal for these reasons, and what is known all the same."""
+        if not reasons:
+            raise ValueError("a refusal needs a reason")
+        return cls(verdict="Refused", reasons=list(reasons), **known)
+
+
+def measured(quote: Quote) -> dict[str, str]:
+    """The measurements of a quote as lower-case hex, by their names in policies, and the bits beside them."""
+    shown = {**quote.registers, "tdAttributes": quote.td_attributes, "xfam": quote.xfam, "reportData": quote.report_data}
+    return {name: value.hex() for name, value in shown.items()}
