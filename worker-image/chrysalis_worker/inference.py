@@ -53,8 +53,8 @@ class Engine(Protocol):
     async def load(self) -> None:
         """Learn the model's shape once it is ready; raises WorkerError: TritonNotReady, ModelSchemaUnsupported."""
 
-    async def embed(self, texts: Sequence[str], timeout: float) -> Embedded:
-        """One vector for each text; raises WorkerError: InferenceFailed, InferenceTimeout."""
+    async def embed(self, texts: Sequence[str], seconds: float) -> Embedded:
+        """One vector for each text, all within `seconds`; raises WorkerError: InferenceFailed, InferenceTimeout."""
 
     async def canary(self) -> None:
         """One small inference; raises WorkerError: CanaryFailed.  Other jobs that succeed meanwhile excuse a time-out."""
@@ -88,7 +88,7 @@ class Triton:
             raise _not_ready(_detail(error)) from error
         inputs = {i["name"]: i["data_type"].removeprefix("TYPE_").replace("STRING", "BYTES") for i in config.get("input", [])}
         outputs = {o["name"]: o["data_type"].removeprefix("TYPE_") for o in config.get("output", [])}
-        dims = next((o.get("dims", []) for o in config.get("output", []) if o["name"] == "EMBEDDING"), [])
+        dims: list[Any] = next((o.get("dims", []) for o in config.get("output", []) if o["name"] == "EMBEDDING"), [])
         if inputs != _INPUTS or outputs != _OUTPUTS or len(dims) != 1 or int(dims[0]) < 1:
             raise WorkerError(
                 WorkerReason.MODEL_SCHEMA_UNSUPPORTED,
@@ -99,18 +99,18 @@ class Triton:
         self._batch = max(1, int(config.get("max_batch_size", 1)))
         self._dimension = int(dims[0])
 
-    async def embed(self, texts: Sequence[str], timeout: float) -> Embedded:
+    async def embed(self, texts: Sequence[str], seconds: float) -> Embedded:
         parts: list[Embedded] = []
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(seconds):
                 for at in range(0, len(texts), self._batch):
                     async with self._slots:
-                        parts.append(await self._infer(texts[at : at + self._batch], timeout))
+                        parts.append(await self._infer(texts[at : at + self._batch], seconds))
         except TimeoutError as error:
-            raise _timeout(timeout) from error
+            raise _timeout(seconds) from error
         except InferenceServerException as error:
             if "DEADLINE_EXCEEDED" in str(error.status()):
-                raise _timeout(timeout) from error
+                raise _timeout(seconds) from error
             raise _failed(_detail(error)) from error
         self._succeeded += 1
         if len(parts) == 1:
@@ -129,13 +129,13 @@ class Triton:
         if embedded.tokens < 1 or not np.isfinite(embedded.vectors).all():
             raise _sick(f"{embedded.tokens} tokens, or numbers that are none")
 
-    async def _infer(self, texts: Sequence[str], timeout: float) -> Embedded:
+    async def _infer(self, texts: Sequence[str], seconds: float) -> Embedded:
         rows = [len(texts), 1]
         text = triton.InferInput("TEXT", rows, "BYTES")
         text.set_data_from_numpy(np.array([[t.encode()] for t in texts], dtype=np.object_))
         count = triton.InferInput("return_num_input_tokens", rows, "BOOL")
         count.set_data_from_numpy(np.ones(rows, np.bool_))
-        answer = await self._client.infer(self._model, [text, count], client_timeout=timeout)
+        answer = await self._client.infer(self._model, [text, count], client_timeout=seconds)
         vectors, tokens = answer.as_numpy("EMBEDDING"), answer.as_numpy("num_input_tokens")
         if not _is(vectors, (len(texts), self._dimension)) or not _is(tokens, (len(texts), 1)):
             raise _failed("the answer has not the shape that the model's configuration promises")

@@ -30,16 +30,22 @@ async def fetch(package: ModelPackage, path: Path) -> None:
     """
     try:
         digest, size = await _download(package, path)
+        _check(package, digest, size)
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-        path.unlink(missing_ok=True)
+        _remove(path)
         raise WorkerError(
             WorkerReason.PACKAGE_UNREACHABLE,
             "the model package cannot be downloaded",
             "check spec.model.package.url from inside the cluster, and the network policy",
             f"{package.url}: {type(error).__name__}: {error}",
         ) from error
+    except WorkerError:
+        _remove(path)
+        raise
+
+
+def _check(package: ModelPackage, digest: str, size: int) -> None:
     if size != package.size_bytes:
-        path.unlink(missing_ok=True)
         raise WorkerError(
             WorkerReason.PACKAGE_SIZE_MISMATCH,
             "the model package has another size than spec.model.package.sizeBytes",
@@ -47,13 +53,16 @@ async def fetch(package: ModelPackage, path: Path) -> None:
             f"{min(size, package.size_bytes + 1)} bytes read, {package.size_bytes} expected",
         )
     if digest != package.digest:
-        path.unlink(missing_ok=True)
         raise WorkerError(
             WorkerReason.PACKAGE_DIGEST_MISMATCH,
             "the model package is not the one that spec.model.package.digest names",
             "compare with what `chrysalis seal` printed; each sealing gives another digest",
             f"found {digest}",
         )
+
+
+def _remove(path: Path) -> None:
+    path.unlink(missing_ok=True)
 
 
 async def _download(package: ModelPackage, path: Path) -> tuple[str, int]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from chrysalis.attestation import binding, quote
-from chrysalis.clock import Clock, unix
+from chrysalis.clock import Clock
 from chrysalis.wire.broker import AttestResult, Challenge, Evidence, WrappedKey
 from chrysalis_worker import results
 from chrysalis_worker.evidence import EvidenceSource
@@ -83,10 +83,8 @@ class Attester:
         appraisable = await self.appraisable(bytes.fromhex(challenge.nonce), tls)  # 2, 3
         asked_at = self.clock.monotonic()
         result = await self.broker.attest(appraisable.evidence)  # 4
-        life = results.check(
-            result, identity=self.pod.initdata.identity, keys=appraisable.evidence.keys, tls=tls, now=unix(self.clock.now())
-        )
         now = self.clock.now()
+        life = results.check(result, identity=self.pod.initdata.identity, evidence=appraisable.evidence, now=now)
         certificate = tls.certificate(appraisable.quote, appraisable.claims_buffer, now, result.expires_at)  # 5
         return Session(
             tls=tls,
