@@ -61,24 +61,28 @@ def appraise(
         parsed = parse(quote)
     except AttestationError as error:
         return Verdict.refused(Reason.from_error(error), **known)
-    known |= {"fmspc": parsed.fmspc or None, "measurements": measured(parsed)}
+    known["measurements"] = measured(parsed)
     trailing = _trailing(parsed)
 
     # 2. Collateral
     try:
-        found = genuineness.mismatches(parsed, collateral) + genuineness.authority(collateral, at)
+        found = genuineness.authority(collateral, at)
         expiries = list(collateral.expiries)
     except AttestationError as error:
-        return Verdict.refused(Reason.from_error(error), *trailing, **known)
+        return Verdict.refused(Reason.from_error(error), *trailing, fmspc=parsed.fmspc or None, **known)
 
     # 3. Genuineness
     try:
         anchors = _anchors(policy, roots)
         claims = genuineness.verify(parsed, collateral, at, anchors)
     except AttestationError as error:
-        return Verdict.refused(*found, Reason.from_error(error), *trailing, **known)
+        return Verdict.refused(*found, Reason.from_error(error), *trailing, fmspc=parsed.fmspc or None, **known)
     except NotGenuine as error:
-        return Verdict.refused(*_distinct([*found, *error.reasons, *trailing]), **known, tcb_status=error.tcb_status)
+        # The library stops at the first failure; collateral of another platform is the better explanation of most.
+        found = genuineness.mismatches(parsed, collateral) + found
+        return Verdict.refused(
+            *_distinct([*found, *error.reasons, *trailing]), fmspc=parsed.fmspc or None, tcb_status=error.tcb_status, **known
+        )
     known |= {"evidence_class": claims.evidence_class, "tcb_status": claims.tcb_status, "fmspc": claims.fmspc}
     known |= {"advisory_ids": list(claims.advisory_ids)}
     reasons = found + trailing

@@ -11,6 +11,7 @@ import json
 import re
 import struct
 from dataclasses import dataclass
+from functools import cached_property
 
 import dcap_qvl
 
@@ -58,9 +59,16 @@ class Quote:
     rtmrs: tuple[bytes, bytes, bytes, bytes]
     report_data: bytes
     mr_servicetd: bytes | None  # only in TD report 1.5
-    fmspc: str  # upper-case hex; empty where the PCK certificate does not say
     pck_chain: bytes  # PEM, the platform's own chain, leaf first
     trailing: bytes  # what follows the quote and is not zero padding; empty in every good quote
+
+    @cached_property
+    def fmspc(self) -> str:
+        """The platform's family as the PCK certificate says it, upper-case hex; empty where it cannot be read."""
+        try:
+            return str(dcap_qvl.parse_quote(self.raw).fmspc()).upper()
+        except ValueError:
+            return ""
 
     @property
     def registers(self) -> dict[str, bytes]:
@@ -178,7 +186,6 @@ def parse(raw: bytes) -> Quote:
         rtmrs=(r0, r1, r2, r3),
         report_data=report,
         mr_servicetd=body[600:648] if body_type == 3 else None,
-        fmspc=_fmspc(quote),
         pck_chain=chain,
         trailing=raw[total:] if raw[total:].strip(b"\0") else b"",
     )
@@ -221,13 +228,6 @@ def _pck_chain(signature: bytes) -> bytes:
     if len(chain) != size:
         raise _malformed("the lengths within the quote's signature data contradict each other")
     return chain
-
-
-def _fmspc(raw: bytes) -> str:
-    try:
-        return str(dcap_qvl.parse_quote(raw).fmspc()).upper()
-    except ValueError:
-        return ""
 
 
 def _unreadable(message: str, detail: str = "") -> AttestationError:

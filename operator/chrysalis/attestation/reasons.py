@@ -88,7 +88,7 @@ REMEDIES: dict[AttestationReason, str] = {
     _R.COLLATERAL_NOT_YET_VALID: "check the clock of this machine; the collateral was issued after the stated time",
     _R.COLLATERAL_MISMATCH: "fetch the collateral of this quote's platform (by its FMSPC and PCK certificate authority)",
     _R.COLLATERAL_SIGNATURE_INVALID: "fetch the collateral again and keep its documents byte for byte",
-    _R.COLLATERAL_SIGNER_INVALID: "do not use this collateral: Intel's TCB signing certificate did not sign it; find out where it came from",
+    _R.COLLATERAL_SIGNER_INVALID: "do not use this collateral: Intel's TCB signing certificate did not sign it",
     _R.TRUST_ROOT_MISMATCH: "check the trust root: the evidence chains to another root than the one that is trusted here",
     _R.SIGNATURE_INVALID: "treat the quote as forged or damaged; get a new one from the trust domain",
     _R.CERTIFICATE_INVALID: "get quote and collateral again; their certificates must chain to the trusted root",

@@ -173,14 +173,13 @@ def aware(at: datetime) -> datetime:
 
 def _differences(item: Measurement, quote: Quote) -> list[str]:
     """The registers that differ from a tuple.  An absent mrconfigid is judged by the tuple's initdata rule."""
-    wanted = {name: getattr(item, name) for name in quote.registers}
-    return [
-        name
-        for name, value in wanted.items()
-        if value != "Any"
-        and not (name == "mrconfigid" and value is None)
-        and (value is None or bytes.fromhex(value) != quote.registers[name])
-    ]
+    found = []
+    for name, actual in quote.registers.items():
+        wanted: str | None = getattr(item, name)
+        judged_elsewhere = name == "mrconfigid" and wanted is None and item.initdata is not None
+        if not judged_elsewhere and wanted != "Any" and (wanted is None or bytes.fromhex(wanted) != actual):
+            found.append(name)
+    return found
 
 
 def _judge_initdata(rule: InitdataRule, config: Configuration | None) -> list[Reason]:
