@@ -46,14 +46,14 @@ def status() -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def kubectl(arguments: tuple[str, ...]) -> None:
     """kubectl as the cluster's administrator."""
-    click.echo(Cluster(say=_to_stderr).kubectl(*arguments), nl=False)
+    click.echo(Cluster(progress=_to_stderr).kubectl(*arguments), nl=False)
 
 
 @cli.command(context_settings=_PASS_THROUGH)
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def helm(arguments: tuple[str, ...]) -> None:
     """helm as the cluster's administrator."""
-    click.echo(Cluster(say=_to_stderr).helm(*arguments), nl=False)
+    click.echo(Cluster(progress=_to_stderr).helm(*arguments), nl=False)
 
 
 def _to_stderr(text: str) -> None:

@@ -15,36 +15,34 @@ from chrysalis.clock import Clock, SystemClock
 _UNIFIED_CONTROLLERS = ("cpuset", "cpu", "io", "memory", "pids", "hugetlb")
 
 
+def _mounted(kind: str) -> list[Path]:
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return [Path(place) for _, place, mounted, *_ in (line.split() for line in lines) if mounted == kind]
+
+
 def hierarchies() -> list[Path]:
-    """Where the trees that matter are mounted: each of the old ones, or the unified one where there is no other."""
-    old: list[Path] = []
-    unified: list[Path] = []
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, place, kind, *_ = line.split()
-        if kind == "cgroup":
-            old.append(Path(place))
-        elif kind == "cgroup2":
-            unified.append(Path(place))
-    return old or unified
+    """Where all trees are mounted, the unified one included where it stands beside the old ones (runc leaves groups there too)."""
+    return _mounted("cgroup") + _mounted("cgroup2")
 
 
 def is_unified() -> bool:
     """Whether this machine has the unified hierarchy only."""
-    return all((place / "cgroup.controllers").exists() for place in hierarchies())
+    return not _mounted("cgroup")
 
 
 def create(group: str) -> None:
     """Make the group (a path with slashes) in every hierarchy, ready to hold processes and further groups."""
-    for hierarchy in hierarchies():
+    unified = is_unified()
+    for hierarchy in _mounted("cgroup2" if unified else "cgroup"):
         place = hierarchy
         for part in Path(group).parts:
-            if is_unified():
+            if unified:
                 _delegate(place)
             parent, place = place, place / part
             place.mkdir(exist_ok=True)
             for name in ("cpuset.cpus", "cpuset.mems"):
                 # the old cpuset tree starts empty, and a group without processors takes no process
-                if not is_unified() and (place / name).exists() and not (place / name).read_text().strip():
+                if not unified and (place / name).exists() and not (place / name).read_text().strip():
                     (place / name).write_text((parent / name).read_text())
 
 
@@ -58,7 +56,7 @@ def _delegate(place: Path) -> None:
 def membership_file(group: str) -> Path:
     """The file to write a process id into so that the process, and all that it starts, counts to the group."""
     trees = hierarchies()
-    tree = next((place for place in trees if place.name == "pids"), trees[0])
+    tree = trees[0] if is_unified() else next((place for place in trees if place.name == "pids"), trees[0])
     return tree / group / "cgroup.procs"
 
 

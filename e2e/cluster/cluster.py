@@ -46,7 +46,7 @@ class Cluster:
     """A two-node Kubernetes of this machine, named by its instance; the object holds no state, everything is on the machine.
 
     instance: one to eight lower-case letters and digits; by default $CHRYSALIS_INSTANCE, else `demo`.
-    nodes: the names of the nodes to start, the control plane's first.  say: where lines of progress go.
+    nodes: the names of the nodes to start, the control plane's first.  progress: where lines of progress go.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Cluster:
         instance: str | None = None,
         *,
         nodes: Sequence[str] = NODE_NAMES,
-        say: Callable[[str], None] = print,
+        progress: Callable[[str], None] = print,
         clock: Clock | None = None,
     ) -> None:
         self.instance = instance or os.environ.get(INSTANCE_VARIABLE) or DEFAULT_INSTANCE
         instance_folder(self.instance)  # refuses a bad name before anything is done
         self._node_names = tuple(nodes)
-        self._say = say
+        self._say = progress
         self._clock = clock or SystemClock()
 
     # ---- where it is
@@ -174,7 +174,9 @@ class Cluster:
 
     def kubectl(self, *arguments: str, input: str | None = None, timeout: float = 120) -> str:
         """Run kubectl as administrator and return what it printed.  Raises ClusterError (CommandFailed) with its own words."""
-        return run([str(programs(self._say) / "kubectl"), "--kubeconfig", str(self.kubeconfig), *arguments], text=input, timeout=timeout)
+        layout = self.layout
+        command = [str(programs(self._say) / "kubectl"), f"--kubeconfig={layout.kubeconfig}", f"--cache-dir={layout.folder / 'kubectl'}"]
+        return run([*command, *arguments], text=input, timeout=timeout)
 
     def get(self, *arguments: str) -> dict[str, Any]:
         """`kubectl get … -o json`, parsed."""
@@ -195,10 +197,14 @@ class Cluster:
         return run(command, environment=environment, timeout=timeout)
 
     def import_image(self, archive: Path, name: str) -> str:
-        """Bring a built image (the folder of its OCI layout) onto every node; returns `NAME@sha256:…` for pods to name it by."""
+        """Bring a built image (the folder of its OCI layout) onto every node; returns `NAME@sha256:…` for pods to name it by.
+
+        name: the repository; a digest that is already part of it is dropped, the image's own is appended.
+        """
         nodes = self.layout.nodes
+        repository = name.partition("@")[0]
         with ThreadPoolExecutor(len(nodes)) as pool:
-            references = list(pool.map(lambda place: image_store.load(place, archive, name, self._clock), nodes))
+            references = list(pool.map(lambda place: image_store.load(place, archive, repository, self._clock), nodes))
         return references[0]
 
     def start(
@@ -247,7 +253,7 @@ class _Start:
         self._coredns = coredns
         self._say = say
         self._clock = clock
-        self._cluster = Cluster(known.instance, nodes=known.nodes, say=say, clock=clock)
+        self._cluster = Cluster(known.instance, nodes=known.nodes, progress=say, clock=clock)
 
     def run(self) -> None:
         """Everything, in order."""

@@ -51,8 +51,12 @@ def mounts(layout: Layout) -> list[str]:
 
 
 def _strays(layout: Layout) -> list[Path]:
-    """Files that other programs keep in places of their own choice: libcni's results and kubelet's links to logs."""
-    results = list(_CNI_RESULTS.glob(f"{layout.cni_network}-*")) if _CNI_RESULTS.is_dir() else []
+    """Files that other programs keep in places of their own choice: libcni's results and kubelet's links to logs.
+
+    A result names the pod's network namespace, which is a file in the instance's folder.
+    """
+    inside = f"{layout.folder}/".encode()
+    results = [path for path in _CNI_RESULTS.iterdir() if inside in path.read_bytes()] if _CNI_RESULTS.is_dir() else []
     links = [path for path in _CONTAINER_LOGS.glob("*.log") if path.is_symlink()] if _CONTAINER_LOGS.is_dir() else []
     return results + [path for path in links if os.readlink(path).startswith(f"{layout.folder}/")]
 
