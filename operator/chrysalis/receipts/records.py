@@ -26,6 +26,8 @@ class Record(Model):
     offer: Annotated[str, Field(max_length=8 * 1024)]
     certificate: Annotated[str, Field(max_length=8 * 1024)]
     salt: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{0,43}$")] = ""
+    refusal: Annotated[str, Field(max_length=64)] = ""
+    """In the settler's records: why the receipt is not paid."""
 
     def to_line(self) -> str:
         """The JSON text without a line break."""
