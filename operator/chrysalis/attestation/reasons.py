@@ -71,6 +71,9 @@ class AttestationReason(StrEnum):
     # Session binding and files
     BINDING_INVALID = "BindingInvalid"
     RA_TLS_INVALID = "RaTlsInvalid"
+    FILE_UNREADABLE = "FileUnreadable"
+    POLICY_UNREADABLE = "PolicyUnreadable"
+    ROOT_UNREADABLE = "RootUnreadable"
 
 
 _R = AttestationReason
@@ -132,6 +135,9 @@ REMEDIES: dict[AttestationReason, str] = {
     _R.REPORT_DATA_MISMATCH: "get a quote over this session: nonce, keys and identity must be the ones that were sent",
     _R.BINDING_INVALID: "use keys and nonces of the documented lengths (docs/wire/binding.json)",
     _R.RA_TLS_INVALID: "connect to a worker that serves RA-TLS with the interoperable evidence extension",
+    _R.FILE_UNREADABLE: "give the path of a file that can be opened and is not larger than the stated limit",
+    _R.POLICY_UNREADABLE: "give an AttestationPolicy as YAML or JSON, or its bare spec",
+    _R.ROOT_UNREADABLE: "give one root certificate as DER or PEM",
 }
 
 

@@ -1,0 +1,159 @@
+"""`chrysalis verify QUOTE`: judge a quote from files, offline."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+
+import click
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from chrysalis.api.policy import AttestationPolicySpec
+from chrysalis.attestation import quote as quotes
+from chrysalis.attestation.appraisal import appraise
+from chrysalis.attestation.collateral import MAX_COLLATERAL_BYTES, Collateral
+from chrysalis.attestation.eventlog import MAX_LOG_BYTES
+from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
+from chrysalis.attestation.reasons import AttestationError, AttestationReason
+from chrysalis.attestation.verdict import EvidenceClass, Reason, Verdict
+from chrysalis.clock import SystemClock, parse_rfc3339, rfc3339
+
+MAX_ROOT_BYTES = 64 * 1024
+MAX_INITDATA_BYTES = 256 * 1024
+UNREADABLE = {AttestationReason.QUOTE_UNREADABLE, AttestationReason.QUOTE_TOO_LARGE}
+"""What says nothing about the evidence: exit 2.  Every other flaw of a quote is a verdict: exit 1."""
+
+
+class Rfc3339(click.ParamType[datetime]):
+    """A time with an offset."""
+
+    name = "RFC3339"
+
+    def convert(self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+        if isinstance(value, datetime):
+            return value
+        try:
+            return parse_rfc3339(value)
+        except ValueError as error:
+            self.fail(f"{error} (for example 2026-08-28T05:21:24Z)", param, ctx)
+
+
+@click.command("verify")
+@click.argument("quote", type=click.Path(path_type=Path))
+@click.option("--collateral", type=click.Path(path_type=Path), help="Intel's collateral for the platform, QuoteCollateralV3 JSON.")
+@click.option("--policy", type=click.Path(path_type=Path), help="What to accept: an AttestationPolicy or its bare spec (YAML, JSON).")
+@click.option("--at", type=Rfc3339(), help="Judge as of this time; default: now.")
+@click.option("--root", "roots", type=click.Path(path_type=Path), multiple=True, help="Trust this root certificate instead of Intel's.")
+@click.option("--initdata", type=click.Path(path_type=Path), help="The initdata's TOML, for policies that judge it.")
+@click.option("--event-log", type=click.Path(path_type=Path), help="The boot event log (CCEL), for policies that require it.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def command(
+    quote: Path,
+    collateral: Path | None,
+    policy: Path | None,
+    at: datetime | None,
+    roots: tuple[Path, ...],
+    initdata: Path | None,
+    event_log: Path | None,
+    output: str,
+) -> int:
+    """Judge an Intel TDX quote: genuine, up to date, and allowed by a policy.
+
+    QUOTE is binary, hexadecimal, or JSON with a member `quote`, at most 64 KiB.  Without --policy only genuineness and
+    TCB status are judged, and nothing but UpToDate is accepted.  Exit code: 0 accepted, 1 refused, 2 unreadable input.
+    """
+    moment = at or SystemClock().now()
+    data = _read(quote, quotes.MAX_QUOTE_BYTES, AttestationReason.QUOTE_TOO_LARGE)
+    spec = read_policy(_read(policy, MAX_POLICY_BYTES)) if policy else None
+    anchors = [_root(path) for path in roots]
+    raw, flaw = b"", None
+    try:
+        raw = quotes.read(data)
+    except AttestationError as error:
+        if error.reason in UNREADABLE:
+            raise
+        flaw = Reason.from_error(error)
+    if collateral is None:
+        raise AttestationError(AttestationReason.COLLATERAL_MISSING, "no collateral was given; without it nothing can be verified")
+    documents = Collateral.from_json(_read(collateral, MAX_COLLATERAL_BYTES))
+    if flaw is not None:
+        return _show(Verdict.refused(flaw, scope="Policy" if spec else "GenuinenessAndTcb"), moment, output)
+    verdict = appraise(
+        quote=raw,
+        collateral=documents,
+        policy=spec,
+        at=moment,
+        roots=anchors,
+        initdata=_read(initdata, MAX_INITDATA_BYTES) if initdata else None,
+        event_log=_read(event_log, MAX_LOG_BYTES) if event_log else None,
+    )
+    return _show(verdict, moment, output)
+
+
+def _read(path: Path, limit: int, too_large: AttestationReason = AttestationReason.FILE_UNREADABLE) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise AttestationError(AttestationReason.FILE_UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > limit:
+        raise AttestationError(too_large, f"{path} has more than {limit} bytes")
+    return data
+
+
+def _root(path: Path) -> bytes:
+    """A trust anchor's DER, from DER or PEM."""
+    data = _read(path, MAX_ROOT_BYTES)
+    try:
+        is_pem = data.lstrip().startswith(b"-----BEGIN")
+        certificate = x509.load_pem_x509_certificate(data) if is_pem else x509.load_der_x509_certificate(data)
+        return certificate.public_bytes(Encoding.DER)
+    except ValueError as error:
+        raise AttestationError(AttestationReason.ROOT_UNREADABLE, f"{path} is not a certificate", str(error)) from error
+
+
+def _show(verdict: Verdict, at: datetime, output: str) -> int:
+    if output == "json":
+        click.echo(json.dumps(verdict.to_json_full(), indent=2))
+    else:
+        click.echo("\n".join(_lines(verdict, at)))
+    return 0 if verdict.accepted else 1
+
+
+def _lines(verdict: Verdict, at: datetime) -> list[str]:
+    """The verdict for people: the answer, why, what to do, and the facts."""
+    colour = "green" if verdict.accepted else "red"
+    lines = [click.style(verdict.verdict, fg=colour, bold=True) + f"  (as of {rfc3339(at)})", ""]
+    for reason in verdict.reasons:
+        lines += [f"  {click.style(reason.reason, bold=True)}: {reason.message}", f"    what to do: {reason.remedy}"]
+        if reason.detail:
+            lines.append(f"    detail: {reason.detail}")
+    if verdict.reasons:
+        lines.append("")
+    facts: list[tuple[str, str | None]] = [
+        ("judged", _judged(verdict)),
+        ("evidence class", _class(verdict.evidence_class)),
+        ("TCB status", verdict.tcb_status),
+        ("advisories", ", ".join(verdict.advisory_ids) or None),
+        ("FMSPC", verdict.fmspc),
+        ("allowed as", verdict.measurement_name),
+        ("expires", f"{rfc3339(verdict.expires_at)}, limited by {verdict.limited_by}" if verdict.expires_at else None),
+        *verdict.measurements.items(),
+    ]
+    width = max(len(name) for name, _ in facts)
+    lines += [f"  {name:<{width}}  {value}" for name, value in facts if value]
+    return lines
+
+
+def _judged(verdict: Verdict) -> str:
+    if verdict.scope == "Policy":
+        return "against the policy"
+    return "genuineness and TCB only: no policy was given, so the measurements below were NOT judged"
+
+
+def _class(evidence: EvidenceClass | None) -> str | None:
+    if evidence == EvidenceClass.SIMULATED:
+        return "Simulated: the root is not Intel's, so this proves nothing about hardware"
+    return evidence.value if evidence else None
