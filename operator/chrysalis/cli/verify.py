@@ -10,7 +10,6 @@ import click
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from chrysalis.api.policy import AttestationPolicySpec
 from chrysalis.attestation import quote as quotes
 from chrysalis.attestation.appraisal import appraise
 from chrysalis.attestation.collateral import MAX_COLLATERAL_BYTES, Collateral
