@@ -105,7 +105,7 @@ class Guests:
                 text = (query.get("runtime_data") or [""])[0]
                 try:
                     encoded = (query.get("encoding") or [""])[0] == "base64"
-                    data = base64.b64decode(text, validate=True) if encoded else text.encode()
+                    data = base64.b64decode(text.replace(" ", "+"), validate=True) if encoded else text.encode()
                     if len(data) > REPORT_DATA_BYTES:
                         raise ValueError(f"runtime_data has {len(data)} bytes; a report carries {REPORT_DATA_BYTES}")
                 except (ValueError, binascii.Error) as error:
@@ -154,7 +154,7 @@ def collateral_handler(platform: SimulatedPlatform, clock: Clock) -> type[BaseHT
     class Collateral(Answering):
         def do_GET(self) -> None:
             path = urlsplit(self.path).path
-            if path == "/simulated/root.der":
+            if path in ("/simulated/root.der", "/root"):
                 self.answer(200, platform.root_der, "application/pkix-cert")
                 return
             if path == "/simulated/firmware.json":
@@ -162,6 +162,10 @@ def collateral_handler(platform: SimulatedPlatform, clock: Clock) -> type[BaseHT
                 return
             bundle: dict[str, str] = json.loads(platform.collateral(clock.now()))
             if path == "/tdx/certification/v4/tcb":
+                asked = (parse_qs(urlsplit(self.path).query).get("fmspc") or [""])[0].upper()
+                if asked != json.loads(bundle["tcb_info"])["fmspc"]:
+                    self.fail(404, f"no TCB info for platform {asked[:16]!r}")
+                    return
                 body = f'{{"tcbInfo":{bundle["tcb_info"]},"signature":"{bundle["tcb_info_signature"]}"}}'
                 self.answer(200, body.encode(), TCB_Info_Issuer_Chain=quote(bundle["tcb_info_issuer_chain"]))
             elif path == "/tdx/certification/v4/qe/identity":

@@ -6,7 +6,8 @@ before anything runs, and does what a Kata guest does with measured initdata:
 1. a sandbox without initdata does not start; with it, the Simulated platform opens the evidence service in the pod's network
    namespace, for quotes whose MRCONFIGID is the SHA-384 of that initdata;
 2. a container that the initdata's allow-list does not name with this image and these arguments is refused;
-3. exec is refused.
+3. so is one whose mounts cover program files, or whose environment would load other code than the measured arguments name;
+4. exec is refused.
 
 A refusal goes to the file that `--log` names, in runc's JSON form, which the kubelet shows to people in full.
 
@@ -35,6 +36,11 @@ IMAGE_NAME = "io.kubernetes.cri.image-name"
 MAX_TOML_BYTES = 256 * 1024
 SOCKET = "platform.sock"
 WAIT_SECONDS = 10.0
+MOUNTABLE = ("/run", "/var/run", "/tmp", "/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
+"""Where a host may mount into a container: what it puts there is data, never code that the measured arguments run."""
+LOADER_VARIABLES = ("LD_", "PYTHON", "GCONV_PATH", "BASH_ENV", "ENV=", "OPENSSL_CONF", "OPENSSL_MODULES")
+"""Beginnings of environment entries that change which code a program loads; the environment is not measured."""
+HARMLESS_VARIABLES = ("PYTHONDONTWRITEBYTECODE=", "PYTHONUNBUFFERED=", "PYTHON_VERSION=", "PYTHONHASHSEED=")
 VALUED_FLAGS = frozenset({"--root", "--log", "--log-format", "--criu", "--rootless"})
 """runc's global flags that take a value; between them and their values stands the command."""
 
@@ -130,8 +136,20 @@ def _check_container(state: str, config: dict[str, Any], annotations: dict[str, 
     arguments: list[str] = config["process"]["args"]
     for entry in allowed(toml):
         if entry["name"] == name and entry["image"] == image and entry["args"] == arguments:
+            _check_surroundings(config)
             return
     raise Denied(f"the initdata's policy does not allow container {name!r} with image {image} and arguments {json.dumps(arguments)}")
+
+
+def _check_surroundings(config: dict[str, Any]) -> None:
+    """What the host adds to a measured container; raises Denied where that could replace its code."""
+    for mount in config.get("mounts") or []:
+        destination = os.path.normpath(mount["destination"])
+        if not any(destination == place or destination.startswith(place + "/") for place in MOUNTABLE):
+            raise Denied(f"a mount at {destination} could replace program files; only data below {', '.join(MOUNTABLE)} may be mounted")
+    for entry in config["process"].get("env") or []:
+        if entry.startswith(LOADER_VARIABLES) and not entry.startswith(HARMLESS_VARIABLES):
+            raise Denied(f"the environment variable {entry.split('=')[0]} could replace program code, and the environment is not measured")
 
 
 def unpack(annotation: str) -> bytes:

@@ -75,12 +75,20 @@ class Guest:
         said = json.loads(log.read_text())["msg"] if log.exists() else ""
         return done.returncode, said, runc_log.read_text().split() if runc_log.exists() else []
 
-    def bundle(self, annotations: dict[str, str], args: list[str] = ARGS, netns: str = "/var/run/netns/pod") -> str:
+    def bundle(
+        self,
+        annotations: dict[str, str],
+        args: list[str] = ARGS,
+        netns: str = "/var/run/netns/pod",
+        mounts: tuple[str, ...] = (),
+        env: tuple[str, ...] = (),
+    ) -> str:
         folder = self.folder / "bundle"
         folder.mkdir(exist_ok=True)
         config: dict[str, Any] = {
             "annotations": annotations,
-            "process": {"args": args},
+            "process": {"args": args, "env": list(env)},
+            "mounts": [{"destination": mount, "type": "bind"} for mount in mounts],
             "linux": {"namespaces": [{"type": "network", "path": netns} if netns else {"type": "pid"}]},
         }
         (folder / "config.json").write_text(json.dumps(config))
@@ -193,3 +201,24 @@ def test_without_its_state_nothing_starts(guest: Guest) -> None:
     code, said, _ = guest.run("state", "c1", state="")
     assert code == 1
     assert "SIMTD_STATE" in said
+
+
+@pytest.mark.parametrize(
+    ("mounts", "env", "words"),
+    [
+        (("/proc", "/dev/shm", "/run/model", "/tmp", "/etc/hosts", "/var/run/secrets/x"), ("PATH=/bin", "PYTHONUNBUFFERED=1"), ""),
+        (("/opt/cv/lib",), (), "could replace program files"),
+        (("/run/../opt",), (), "could replace program files"),
+        (("/etc",), (), "could replace program files"),
+        (("/runner",), (), "could replace program files"),
+        ((), ("LD_PRELOAD=/tmp/x.so",), "LD_PRELOAD"),
+        ((), ("PYTHONPATH=/tmp",), "PYTHONPATH"),
+        ((), ("ENV=/tmp/x",), "ENV"),
+        ((), ("ENVIRONMENT=x",), ""),
+    ],
+)
+def test_the_host_adds_data_but_no_code(guest: Guest, mounts: tuple[str, ...], env: tuple[str, ...], words: str) -> None:
+    guest.start_domain(toml())
+    code, said, _ = guest.run("create", "--bundle", guest.bundle(container(), mounts=mounts, env=env), "c1")
+    assert (code == 0) == (words == "")
+    assert words in said
