@@ -50,7 +50,7 @@ def cluster(world: World, console: Console) -> str:
     nodes = world.get("nodes")["items"]
     ready = [n for n in nodes if any(c["type"] == "Ready" and c["status"] == "True" for c in n["status"]["conditions"])]
     expect(len(ready) == 2, f"{len(ready)} of {len(nodes)} nodes are ready")
-    world.kubectl("apply", "-f", str(ROOT / "crds"))
+    world.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
     world.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
     for node in ready:
         info = node["status"]["nodeInfo"]

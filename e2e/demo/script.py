@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from e2e.demo import evidence, ground
+from e2e.demo import evidence, ground, hardware
 from e2e.demo.story import Console, Step
 from e2e.demo.world import World
 
@@ -19,7 +19,7 @@ def steps(world: World) -> list[Step]:
     return [
         Step(1, "Prerequisites", of(ground.prerequisites)),
         Step(2, "Cluster", of(ground.cluster)),
-        Step(3, "Simulated TDX", None),
+        Step(3, "Simulated TDX", of(hardware.simulated_tdx)),
         Step(4, "TON devnet", None),
         Step(5, "Images", None),
         Step(6, "Real evidence", evidence.real_evidence),

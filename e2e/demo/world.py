@@ -8,13 +8,12 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chrysalis.clock import Clock, SystemClock
+from e2e.cluster import Cluster
+from e2e.cluster.build import programs
 from e2e.demo.story import StepFailed
-
-if TYPE_CHECKING:
-    from e2e.cluster import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,7 +59,7 @@ class World:
 
     def try_kubectl(self, *words: str, given: str | None = None) -> subprocess.CompletedProcess[str]:
         """kubectl with its exit code, whatever it is."""
-        command = [str(self.running.programs / "kubectl"), "--kubeconfig", str(self.running.kubeconfig), *words]
+        command = [str(programs(lambda _: None) / "kubectl"), "--kubeconfig", str(self.running.kubeconfig), *words]
         return subprocess.run(command, input=given, capture_output=True, text=True, timeout=120)
 
     def chrysalis(self, *words: str, codes: tuple[int, ...] = (0,)) -> str:
