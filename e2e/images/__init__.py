@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from e2e.images.oci import Image
+from e2e.images.reasons import ImageError, Reason
 from e2e.images.recipes import RECIPES, build
 
-__all__ = ["RECIPES", "Image", "build"]
+__all__ = ["RECIPES", "Image", "ImageError", "Reason", "build"]

@@ -112,16 +112,17 @@ class LayerWriter:
         self._add(name, tarfile.SYMTYPE, 0o777, target=target)
 
     def tree(self, source: Path, name: str) -> None:
-        """A folder of this machine with all below it, in the order of the names."""
-        self.folder(name)
-        for path in sorted(source.rglob("*")):
-            inside = f"{name.strip('/')}/{path.relative_to(source)}"
-            if path.is_symlink():
-                self.link(inside, os.readlink(path))
-            elif path.is_dir():
-                self.folder(inside)
-            else:
-                self.copy(path, inside)
+        """A folder of this machine with all below it, in the order of the names; devices and sockets are left out."""
+        if name:
+            self.folder(name)
+        for entry in sorted(source.iterdir()):
+            inside = f"{name}/{entry.name}"
+            if entry.is_symlink():
+                self.link(inside, os.readlink(entry))
+            elif entry.is_dir():
+                self.tree(entry, inside)
+            elif entry.is_file():
+                self.copy(entry, inside)
 
     def _add(self, name: str, kind: bytes, mode: int, stream: IO[bytes] | None = None, size: int = 0, target: str = "") -> None:
         info = tarfile.TarInfo(name.strip("/"))
