@@ -30,7 +30,7 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
-def event(logger: logging.Logger, name: str, /, level: int = logging.INFO, **fields: object) -> None:
+def event(logger: logging.Logger, name: str, level: int = logging.INFO, /, **fields: object) -> None:
     """Log a constant event name with its values."""
     logger.log(level, name, extra={_FIELDS: fields})
 

@@ -51,6 +51,11 @@ class Appraisable:
     claims_buffer: bytes
     quote: bytes
 
+    @property
+    def claims_base64(self) -> str:
+        """The claims-buffer as JSON carries it."""
+        return base64.b64encode(self.claims_buffer).decode()
+
 
 @dataclass(frozen=True, eq=False)
 class Session:

@@ -1,0 +1,328 @@
+"""The entry point of container `gateway`: gets the domain attested and the model served, and keeps both so.
+
+`python -m chrysalis_worker.agent`, without arguments or environment: everything comes from the measured initdata.
+
+    pod information → keys → (evidence → result) beside (package) → key → model → Triton → canary → ready
+    then: renewal at two thirds of the result's life · a canary every few seconds · drain when the pod ends
+
+Whatever fails is tried again with back-off; the reason stands in the log, in /status and on /readyz.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from chrysalis.api import names
+from chrysalis.api.initdata import MeasuredIdentity
+from chrysalis.clock import Clock, SystemClock
+from chrysalis.errors import ChrysalisError
+from chrysalis.wire.broker_client import BrokerClient
+from chrysalis.wire.reasons import Refused
+from chrysalis_worker import keys, logs, package, podinfo
+from chrysalis_worker.evidence import CocoRest, EvidenceSource
+from chrysalis_worker.gateway import Gateway
+from chrysalis_worker.health import health_app, metrics_app
+from chrysalis_worker.inference import Engine, Triton
+from chrysalis_worker.metering import Meter
+from chrysalis_worker.metrics import Metrics
+from chrysalis_worker.offers import OfferBook
+from chrysalis_worker.orders import Orders
+from chrysalis_worker.paths import PodPaths
+from chrysalis_worker.reasons import WorkerError, WorkerReason
+from chrysalis_worker.receiptlog import ReceiptLog
+from chrysalis_worker.server import Serving, Sessions
+from chrysalis_worker.session import Appraisable, Attester, Broker, Session
+from chrysalis_worker.state import LOG, Phase, WorkerState
+from chrysalis_worker.tickets import TicketBook
+
+T = TypeVar("T")
+PACKAGE_FILE = "package.age"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How often and how long, in seconds; tests make it faster."""
+
+    retry_first: float = 1.0
+    retry_most: float = 30.0
+    canary_interval: float = 2.0
+    triton_start: float = 30.0
+    poll: float = 0.05
+    drain: float = 15.0  # less than the supervisor's patience
+
+
+@dataclass(frozen=True)
+class Listen:
+    """Where the agent listens; port 0 takes any."""
+
+    host: str = "0.0.0.0"  # noqa: S104 - a pod's own address
+    gateway: int = names.PORT_GATEWAY
+    health: int = names.PORT_HEALTH
+    metrics: int = names.PORT_METRICS
+
+
+@dataclass
+class Agent:
+    """One worker's agent.  Everything that it touches is given to it."""
+
+    paths: PodPaths
+    clock: Clock
+    source: EvidenceSource
+    broker: Callable[[MeasuredIdentity], Broker]
+    engine: Callable[[str, str], Engine] = Triton
+    listen: Listen = Listen()
+    timing: Timing = Timing()
+    ports: dict[str, int] = field(default_factory=dict)
+    """The ports that are listened on, once they are."""
+
+    def __post_init__(self) -> None:
+        self.metrics = Metrics()
+        self.state = WorkerState(self.clock)
+        self._sessions = Sessions()
+        self._orders = Orders(self.paths.supervisor_socket)
+        self._ending = asyncio.Event()
+        self._suspicion = asyncio.Event()
+        self._serving: list[Serving] = []
+
+    def end(self) -> None:
+        """Drain and end; what SIGTERM does."""
+        self._ending.set()
+
+    async def run(self) -> int:
+        """Serve until told to end; returns the exit code: 0 after an orderly end, 1 when there is nothing to serve for."""
+        await self._listen("health", Serving(health_app(self.state), host=self.listen.host, port=self.listen.health))
+        await self._listen("metrics", Serving(metrics_app(self.metrics, self.state), host=self.listen.host, port=self.listen.metrics))
+        self.state.reach(Phase.STARTED)
+        work = asyncio.create_task(self._work())
+        ending = asyncio.create_task(self._ending.wait())
+        try:
+            await asyncio.wait({work, ending}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()
+            await self._drain()
+            return 0
+        except ChrysalisError as error:
+            self.state.trouble("agent.failed", error)
+            return 1
+        finally:
+            for task in (work, ending):
+                task.cancel()
+            await asyncio.gather(work, ending, return_exceptions=True)
+            for server in self._serving:
+                await server.stop()
+
+    async def _work(self) -> None:
+        pod = podinfo.read(self.paths.podinfo)
+        domain = keys.domain_keys(self.paths.receipts)
+        identity = pod.initdata.identity
+        attester = Attester(pod=pod, domain=domain, broker=self.broker(identity), source=self.source, clock=self.clock)
+        engine = self.engine(self.paths.grpc_target, identity.model.name)
+        await self._listen("gateway", self._gateway(attester, engine))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._watch_supervisor())
+            attested = tasks.create_task(self._attest_first(attester))
+            await self._retrying("package.failed", lambda: package.fetch(identity.model.package, self.paths.scratch / PACKAGE_FILE))
+            self.state.reach(Phase.PACKAGE_FETCHED, bytes=identity.model.package.size_bytes)
+            await attested
+            tasks.create_task(self._renew(attester))
+            await self._retrying("model.failed", lambda: self._open_model(attester))
+            await self._retrying("triton.failed", lambda: self._start(engine))
+            self.state.reach(Phase.SERVING)
+            tasks.create_task(self._canaries(engine))
+
+    def _gateway(self, attester: Attester, engine: Engine) -> Serving:
+        identity, domain = attester.pod.initdata.identity, attester.domain
+        receipts = ReceiptLog(self.paths.receipts, domain.receipt, identity.set)
+        offers = OfferBook(self.paths.receipts, domain, identity, self.clock)
+        tickets = None
+        if identity.set != "none":
+            tickets = TicketBook(
+                self.paths.receipts,
+                set_name=identity.set,
+                wrk=domain.wrk,
+                model_digest=identity.model.digest,
+                reservation_keys=[bytes.fromhex(key) for key in identity.reservation_keys],
+                offers=offers,
+                clock=self.clock,
+            )
+            tickets.restore(receipts.restored)
+
+        async def fresh(session: Session, nonce: bytes) -> Appraisable:
+            return await attester.appraisable(nonce, session.tls)
+
+        gateway = Gateway(
+            identity=identity,
+            wrk=domain.wrk,
+            state=self.state,
+            engine=engine,
+            meter=Meter(offers=offers, receipts=receipts, tickets=tickets, clock=self.clock, metrics=self.metrics),
+            offers=offers,
+            receipts=receipts,
+            tickets=tickets,
+            fresh=fresh,
+            suspect=self._suspicion.set,
+            clock=self.clock,
+            metrics=self.metrics,
+        )
+        logs.event(LOG, "gateway.listening", wrk=domain.wrk, set=identity.set, receipts=receipts.last)
+        return Serving(gateway.app(), host=self.listen.host, port=self.listen.gateway, sessions=self._sessions)
+
+    async def _listen(self, name: str, server: Serving) -> None:
+        self._serving.append(server)
+        await server.started()
+        self.ports[name] = server.port
+
+    async def _attest_first(self, attester: Attester) -> None:
+        await self._retrying("attestation.failed", lambda: self._attest(attester))
+        self.state.reach(Phase.ATTESTED)
+
+    async def _attest(self, attester: Attester) -> None:
+        try:
+            session = await attester.attest()
+        except ChrysalisError as error:
+            self.metrics.attestations.labels(error.reasons[0].reason if isinstance(error, Refused) else str(error.reason)).inc()
+            raise
+        self.metrics.attestations.labels("Accepted").inc()
+        self.metrics.result_expiry.set(session.result.expires_at.timestamp())
+        self._sessions.replace(session)
+        self.state.session = session
+        result = session.result
+        logs.event(
+            LOG,
+            "attestation.accepted",
+            result=result.result_id,
+            expires_at=result.expires_at.isoformat(),
+            limited_by=result.limited_by,
+            evidence_class=result.evidence_class,
+            tcb_status=result.tcb_status,
+            policy=f"{result.policy_name} v{result.policy_version}",
+        )
+
+    async def _renew(self, attester: Attester) -> None:
+        """A new result at two thirds of the old one's life; jobs go on under the old one until it ends."""
+        while True:
+            session = self.state.session
+            if session is not None:
+                await asyncio.sleep(max(0.0, session.renew_at - self.clock.monotonic()))
+            await self._retrying("renewal.failed", lambda: self._attest(attester))
+
+    async def _open_model(self, attester: Attester) -> None:
+        """Key, package, model; a key once opened is not asked for again."""
+        model = attester.pod.initdata.identity.model
+        session = self.state.session
+        if session is None:
+            raise AssertionError("a model is opened after the first attestation")
+        wrapped = await attester.broker.release(model.key_id, session.result.result_id)
+        secret = package.identity(wrapped, model, attester.domain)
+        self.state.reach(Phase.KEY_RELEASED, key_id=model.key_id)
+        with contextlib.suppress(WorkerError):  # an earlier agent's Triton may still read the old files
+            await self._orders.order("stop")
+        sealed = self.paths.scratch / PACKAGE_FILE
+        models = await package.open_model(sealed, secret, model, self.paths.model)
+        sealed.unlink(missing_ok=True)
+        self.state.reach(Phase.MODEL_OPENED, models=models)
+
+    async def _start(self, engine: Engine) -> None:
+        """Triton up, its model ready, and a canary answered."""
+        await self._orders.order("restart")
+        until = self.clock.monotonic() + self.timing.triton_start
+        while True:
+            try:
+                await engine.load()
+                break
+            except WorkerError as error:
+                if error.reason != WorkerReason.TRITON_NOT_READY or self.clock.monotonic() > until:
+                    raise
+                if (await self._orders.order("status")).state != "running":
+                    raise
+            await asyncio.sleep(self.timing.poll)
+        self.state.reach(Phase.TRITON_READY)
+        await engine.canary()
+        self.state.canary_passes = True
+        self.state.problem = None
+
+    async def _canaries(self, engine: Engine) -> None:
+        """A test inference at each interval, and at once after a job failed; a failed one turns the worker unready and restarts Triton."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._suspicion.wait(), self.timing.canary_interval)
+            self._suspicion.clear()
+            try:
+                await engine.canary()
+                continue
+            except WorkerError as error:
+                if self.state.draining:
+                    return
+                self.state.canary_passes = False
+                self.metrics.canary_failures.inc()
+                self.state.trouble("canary.failed", error)
+            self.metrics.triton_restarts.inc()
+            await self._retrying("triton.failed", lambda: self._start(engine))
+            logs.event(LOG, "canary.recovered")
+
+    async def _watch_supervisor(self) -> None:
+        """Kubernetes ends container `triton` before this one; the supervisor says so, and waits for the drain."""
+        while True:
+            try:
+                async for status in self._orders.watch():
+                    if status.terminating:
+                        self.end()
+                    elif status.state == "exited":
+                        self._suspicion.set()
+            except WorkerError:
+                self._suspicion.set()
+            await asyncio.sleep(self.timing.retry_first)
+
+    async def _drain(self) -> None:
+        """No new jobs; those in flight end; then Triton."""
+        self.state.draining = True
+        logs.event(LOG, "drain.begin", in_flight=self.state.in_flight)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self.state.idle.wait(), self.timing.drain)
+        with contextlib.suppress(WorkerError):  # it may be gone already
+            await self._orders.order("stop")
+        logs.event(LOG, "drain.end", in_flight=self.state.in_flight)
+
+    async def _retrying(self, event: str, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Until it succeeds: exponential back-off with jitter, each failure noted with its reason."""
+        delay = self.timing.retry_first
+        while True:
+            try:
+                return await attempt()
+            except ChrysalisError as error:
+                pause = delay * random.uniform(0.75, 1.25)  # noqa: S311 - spreads retries, guards nothing
+                self.state.trouble(event, error, retry_in_seconds=round(pause, 2))
+            await asyncio.sleep(pause)
+            delay = min(delay * 2, self.timing.retry_most)
+
+
+async def serve() -> int:
+    """The agent of the worker image."""
+    clock = SystemClock()
+    agent = Agent(
+        paths=PodPaths(),
+        clock=clock,
+        source=CocoRest(),
+        broker=lambda identity: BrokerClient(identity.broker.url, spki_sha256=identity.broker.spki_sha256),
+    )
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, agent.end)
+    return await agent.run()
+
+
+def main() -> int:
+    """Run it."""
+    logs.configure()
+    return asyncio.run(serve())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
