@@ -84,14 +84,7 @@ def open_package(path: Path, identity: str, model_digest: str, destination: Path
     of the model is left on the disk.
     """
     destination = Path(destination)
-    try:
-        key = x25519.Identity.from_str(identity.strip())
-    except (pyrage.IdentityError, ValueError) as error:
-        raise SealingError(
-            SealingReason.IDENTITY_MALFORMED,
-            "the key is not an age identity",
-            "give the text that begins with AGE-SECRET-KEY-1, as `chrysalis seal --identity-out` wrote it",
-        ) from error
+    key = _identity(identity)
     if destination.exists() and (not destination.is_dir() or any(destination.iterdir())):
         raise SealingError(
             SealingReason.DESTINATION_UNUSABLE, f"{destination} is there and not an empty directory", "name one that does not exist"
@@ -105,6 +98,11 @@ def open_package(path: Path, identity: str, model_digest: str, destination: Path
         raise _destination(destination, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_identity(identity: str) -> None:
+    """Raise SealingError (IdentityMalformed) unless the text is an age X25519 identity."""
+    _identity(identity)
 
 
 def digest(path: Path) -> str:
@@ -220,6 +218,17 @@ def _decrypt(path: Path, key: x25519.Identity, staging: Path, model_digest: str,
             "compare spec.model.digest with the digest that `chrysalis seal` printed",
             f"expected {model_digest[:80]}, found {found}",
         )
+
+
+def _identity(text: str) -> x25519.Identity:
+    try:
+        return x25519.Identity.from_str(text.strip())
+    except (pyrage.IdentityError, ValueError) as error:
+        raise SealingError(
+            SealingReason.IDENTITY_MALFORMED,
+            "the key is not an age identity",
+            "give the text that begins with AGE-SECRET-KEY-1, as `chrysalis seal --identity-out` wrote it",
+        ) from error
 
 
 @contextlib.contextmanager

@@ -1,0 +1,69 @@
+"""The audit log: a chain of hashes over every release, refusal and change, so that nothing can be taken out of its middle.
+
+    hash(n) = SHA-256("chrysalis/v1/audit" ‖ 0x00 ‖ hash(n-1) ‖ canonical JSON of {seq, at, event, document})
+
+hash(0) is 32 zero bytes.  The database refuses to change or delete a record; whoever copies the newest hash elsewhere can
+tell later whether the log before it is still the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+
+CONTEXT = b"chrysalis/v1/audit\0"
+GENESIS = "00" * 32
+
+
+class AuditEvent(StrEnum):
+    """What is recorded."""
+
+    KEY_STORED = "KeyStored"
+    POLICY_STORED = "PolicyStored"
+    KEY_RELEASED = "KeyReleased"
+    RELEASE_REFUSED = "ReleaseRefused"
+    RESULT_REVOKED = "ResultRevoked"
+
+
+@dataclass(frozen=True)
+class AuditRecord:
+    """One link of the chain; document never holds a secret."""
+
+    seq: int
+    at: int
+    event: str
+    document: dict[str, Any]
+    previous: str
+    hash: str
+
+
+def link(seq: int, at: int, event: str, document: dict[str, Any], previous: str) -> AuditRecord:
+    """The record that follows the one whose hash is `previous`."""
+    return AuditRecord(seq, at, event, document, previous, _hash(seq, at, event, document, previous))
+
+
+def verify(records: Iterable[AuditRecord]) -> int:
+    """Check a whole log in order of seq; returns how many records it has.  Raises BrokerError (AuditBroken)."""
+    previous, count = GENESIS, 0
+    for record in records:
+        count += 1
+        expected = _hash(count, record.at, record.event, record.document, previous)
+        if (record.seq, record.previous, record.hash) != (count, previous, expected):
+            raise BrokerError(
+                BrokerReason.AUDIT_BROKEN,
+                f"the audit log was changed at or before record {record.seq}",
+                "compare the database with a backup; find out who could write to it",
+            )
+        previous = record.hash
+    return count
+
+
+def _hash(seq: int, at: int, event: str, document: dict[str, Any], previous: str) -> str:
+    body = json.dumps({"seq": seq, "at": at, "event": event, "document": document}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(CONTEXT + bytes.fromhex(previous) + body.encode()).hexdigest()

@@ -1,0 +1,170 @@
+"""Wiring: `python -m chrysalis.broker.main --config /etc/chrysalis/broker.yaml`.  The keys are those of settings.Settings."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import ssl
+import sys
+from pathlib import Path
+
+import uvicorn
+from prometheus_client import generate_latest
+
+from chrysalis.broker import audit, logs, settings, state_keys
+from chrysalis.broker.app import HOUSEKEEPING_SECONDS, Deps, create_app
+from chrysalis.broker.attestor import Attestor
+from chrysalis.broker.callers import Callers, KubernetesReviewer, TokenReviewer
+from chrysalis.broker.collateral import CollateralCache
+from chrysalis.broker.encryption import RootKeyEncryption
+from chrysalis.broker.health import Check, PlainServer
+from chrysalis.broker.metrics import Metrics
+from chrysalis.broker.nonces import Nonces
+from chrysalis.broker.pccs import CollateralFetcher, PccsFetcher
+from chrysalis.broker.reasons import BrokerError
+from chrysalis.broker.records import OwnersRecords
+from chrysalis.broker.release import Results
+from chrysalis.broker.settings import Settings
+from chrysalis.broker.store import Store
+from chrysalis.clock import Clock, SystemClock
+
+log = logging.getLogger(__name__)
+
+DATABASE = "broker.db"
+STALE_SECONDS = 4 * HOUSEKEEPING_SECONDS
+"""The event loop is reported dead after this long without a beat."""
+MAX_CONNECTIONS = 512
+EXIT_USAGE = 2
+
+
+def assemble(
+    configuration: Settings,
+    *,
+    clock: Clock,
+    fetcher: CollateralFetcher | None = None,
+    reviewer: TokenReviewer | None = None,
+) -> Deps:
+    """Build a broker: keys, database, services.  fetcher and reviewer replace those of the settings.
+
+    Raises BrokerError when the state or a preloaded file cannot be used, or the audit log was changed.
+    """
+    keys = state_keys.load_or_make(configuration.state_dir, clock, configuration.root_key_file)
+    store = Store(f"sqlite:///{configuration.state_dir / DATABASE}")
+    audit.verify(store.audit_log())
+    metrics = Metrics()
+    if fetcher is None and configuration.collateral.url is not None:
+        fetcher = PccsFetcher(configuration.collateral)
+    if reviewer is None and configuration.kubernetes is not None:
+        reviewer = KubernetesReviewer(configuration.kubernetes, clock)
+    collateral = CollateralCache(store=store, fetcher=fetcher, update_channel=configuration.collateral.update, clock=clock, metrics=metrics)
+    for path in configuration.collateral.preload:
+        collateral.preload(path)
+    encryption = RootKeyEncryption(keys.root_key)
+    records = OwnersRecords(store=store, owners=configuration.owner_keys, encryption=encryption, clock=clock)
+    nonces = Nonces(keys.nonce_key, clock, configuration.nonce_seconds)
+    return Deps(
+        settings=configuration,
+        clock=clock,
+        keys=keys,
+        store=store,
+        nonces=nonces,
+        attestor=Attestor(
+            store=store,
+            records=records,
+            nonces=nonces,
+            collateral=collateral,
+            keys=keys,
+            placement=configuration.placement,
+            clock=clock,
+            metrics=metrics,
+        ),
+        results=Results(store=store, records=records, encryption=encryption, keys=keys, clock=clock, metrics=metrics),
+        records=records,
+        callers=Callers(
+            owners=configuration.owner_keys,
+            service_accounts=configuration.kubernetes.service_accounts if configuration.kubernetes else (),
+            reviewer=reviewer,
+            clock=clock,
+        ),
+        collateral=collateral,
+        metrics=metrics,
+    )
+
+
+def tls_server(deps: Deps) -> uvicorn.Server:
+    """The TLS 1.3 server over the pinned key."""
+    config = uvicorn.Config(
+        create_app(deps),
+        host=deps.settings.host,
+        port=deps.settings.port,
+        ssl_keyfile=deps.keys.tls_key_file,
+        ssl_certfile=deps.keys.tls_certificate_file,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=10,
+    )
+    config.load()
+    if config.ssl is None:
+        raise AssertionError("a TLS server without TLS")
+    config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+    return uvicorn.Server(config)
+
+
+def plain_paths(deps: Deps) -> tuple[dict[str, Check], dict[str, Check]]:
+    """The paths of the health port and of the metrics port."""
+
+    def healthz() -> tuple[int, str, bytes]:
+        beat = deps.beat.at
+        alive = not beat or deps.clock.monotonic() - beat < STALE_SECONDS
+        return (200, "text/plain", b"ok\n") if alive else (503, "text/plain", b"the event loop hangs\n")
+
+    def readyz() -> tuple[int, str, bytes]:
+        if not deps.beat.at:
+            return 503, "text/plain", b"starting\n"
+        try:
+            deps.store.collateral_keys()
+        except Exception as error:  # the driver has many classes for a database that does not answer
+            log.error("not ready", extra={"event": "NotReady", "error": type(error).__name__})
+            return 503, "text/plain", b"the database does not answer\n"
+        return 200, "text/plain", b"ok\n"
+
+    def metrics() -> tuple[int, str, bytes]:
+        return 200, "text/plain; version=0.0.4; charset=utf-8", generate_latest(deps.metrics.registry)
+
+    return {"/healthz": healthz, "/readyz": readyz}, {"/metrics": metrics}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run until SIGTERM; exit code 2 when the configuration or the state cannot be used."""
+    parser = argparse.ArgumentParser(prog="chrysalis-broker", description=__doc__)
+    parser.add_argument("--config", type=Path, default=Path("/etc/chrysalis/broker.yaml"))
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    options = parser.parse_args(argv)
+    logs.configure(options.log_level)
+    try:
+        deps = assemble(settings.load(options.config), clock=SystemClock())
+    except BrokerError as error:
+        print(f"{error.reason}: {error.message}\n  what to do: {error.remedy}\n  detail: {error.detail}", file=sys.stderr)
+        return EXIT_USAGE
+    health, metrics = plain_paths(deps)
+    plain = [
+        PlainServer(deps.settings.host, port, paths)
+        for port, paths in ((deps.settings.health_port, health), (deps.settings.metrics_port, metrics))
+    ]
+    for server in plain:
+        server.start()
+    log.info("broker starts", extra={"event": "Start"})
+    try:
+        tls_server(deps).run()
+    finally:
+        for server in plain:
+            server.stop()
+        deps.store.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+"""The broker's Prometheus metrics; labels are bounded: reasons, outcomes and nothing that a stranger chooses."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class Metrics:
+    """One process's metrics in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.attestations = Counter(
+            "chrysalis_broker_attestations_total",
+            "Attempts to attest, by verdict and first reason",
+            ["verdict", "reason"],
+            registry=self.registry,
+        )
+        self.attestation_seconds = Histogram(
+            "chrysalis_broker_attestation_seconds", "Time to judge an attempt, collateral included", registry=self.registry
+        )
+        self.releases = Counter(
+            "chrysalis_broker_key_releases_total", "Requests for a model key, by outcome", ["outcome", "reason"], registry=self.registry
+        )
+        self.collateral_fetches = Counter(
+            "chrysalis_broker_collateral_fetches_total", "Requests for collateral, by outcome", ["outcome"], registry=self.registry
+        )
+        self.collateral_expiry = Gauge(
+            "chrysalis_broker_collateral_expiry_timestamp_seconds",
+            "When the stored collateral ends",
+            ["fmspc", "ca"],
+            registry=self.registry,
+        )
+        self.requests = Counter(
+            "chrysalis_broker_requests_total", "HTTP requests, by operation and status", ["operation", "status"], registry=self.registry
+        )

@@ -1,0 +1,48 @@
+"""Challenges that prove their own age: time ‖ random ‖ MAC, 32 bytes.  Nothing is stored until one is spent.
+
+A flood of challenges costs no memory; a spent nonce is remembered by the store until it would be refused for its age.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from datetime import datetime, timedelta
+
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.clock import Clock, from_unix, unix
+
+TIME_BYTES = 6
+RANDOM_BYTES = 10
+MAC_BYTES = 16
+CONTEXT = b"chrysalis/v1/nonce"
+REMEDY = "ask for a new challenge and attest with that one"
+
+
+class Nonces:
+    """Makes and checks challenges under one MAC key, which replicas share."""
+
+    def __init__(self, key: bytes, clock: Clock, life_seconds: int) -> None:
+        self._key = key
+        self._clock = clock
+        self._life = life_seconds
+
+    def make(self) -> tuple[bytes, datetime]:
+        """A new nonce and the time from which it is refused."""
+        now = unix(self._clock.now())
+        head = now.to_bytes(TIME_BYTES, "big") + secrets.token_bytes(RANDOM_BYTES)
+        return head + self._mac(head), from_unix(now) + timedelta(seconds=self._life)
+
+    def check(self, nonce: bytes) -> datetime:
+        """The time from which an own, fresh nonce is refused; raises BrokerError: NonceInvalid, NonceExpired."""
+        head, mac = nonce[:-MAC_BYTES], nonce[-MAC_BYTES:]
+        if len(nonce) != TIME_BYTES + RANDOM_BYTES + MAC_BYTES or not hmac.compare_digest(mac, self._mac(head)):
+            raise BrokerError(BrokerReason.NONCE_INVALID, "the nonce is not from this broker", REMEDY)
+        made = int.from_bytes(head[:TIME_BYTES], "big")
+        now = unix(self._clock.now())
+        if not made <= now < made + self._life:
+            raise BrokerError(BrokerReason.NONCE_EXPIRED, f"the nonce is older than {self._life} s", REMEDY, f"made {made}, now {now}")
+        return from_unix(made + self._life)
+
+    def _mac(self, head: bytes) -> bytes:
+        return hmac.digest(self._key, CONTEXT + head, "sha256")[:MAC_BYTES]

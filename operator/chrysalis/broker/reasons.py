@@ -1,0 +1,83 @@
+"""Why the broker refuses; the evidence's own reasons are those of chrysalis.attestation."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from chrysalis.errors import ChrysalisError
+
+
+class BrokerReason(StrEnum):
+    """Stable words; never renamed."""
+
+    # Messages
+    MESSAGE_MALFORMED = "MessageMalformed"
+    MESSAGE_TOO_LARGE = "MessageTooLarge"
+    NOT_FOUND = "NotFound"
+    METHOD_NOT_ALLOWED = "MethodNotAllowed"
+    BUSY = "Busy"
+    INTERNAL_ERROR = "InternalError"
+    # Callers
+    CALLER_UNAUTHENTICATED = "CallerUnauthenticated"
+    CALLER_NOT_ALLOWED = "CallerNotAllowed"
+    CALLER_CHECK_UNAVAILABLE = "CallerCheckUnavailable"
+    # Owners' documents
+    OWNER_NOT_ALLOWED = "OwnerNotAllowed"
+    OWNER_MISMATCH = "OwnerMismatch"
+    NAME_MISMATCH = "NameMismatch"
+    VERSION_NOT_HIGHER = "VersionNotHigher"
+    KEY_MALFORMED = "KeyMalformed"
+    # Attestation
+    NONCE_INVALID = "NonceInvalid"
+    NONCE_EXPIRED = "NonceExpired"
+    NONCE_REPLAYED = "NonceReplayed"
+    EVIDENCE_REFUSED = "EvidenceRefused"
+    KEY_UNKNOWN = "KeyUnknown"
+    POLICY_MISSING = "PolicyMissing"
+    POLICY_TOO_OLD = "PolicyTooOld"
+    MODEL_MISMATCH = "ModelMismatch"
+    BROKER_PIN_MISMATCH = "BrokerPinMismatch"
+    ISOLATION_NOT_ALLOWED = "IsolationNotAllowed"
+    EVIDENCE_CLASS_NOT_ALLOWED = "EvidenceClassNotAllowed"
+    COLLATERAL_MISSING = "CollateralMissing"
+    COLLATERAL_UNAVAILABLE = "CollateralUnavailable"
+    # Release
+    RESULT_UNKNOWN = "ResultUnknown"
+    RESULT_REFUSED = "ResultRefused"
+    RESULT_EXPIRED = "ResultExpired"
+    RESULT_REVOKED = "ResultRevoked"
+    RESULT_FOR_ANOTHER_KEY = "ResultForAnotherKey"
+    POLICY_CHANGED = "PolicyChanged"
+    # Start
+    SETTINGS_INVALID = "SettingsInvalid"
+    STATE_UNUSABLE = "StateUnusable"
+    COLLATERAL_ROLLED_BACK = "CollateralRolledBack"
+    AUDIT_BROKEN = "AuditBroken"
+
+
+STATUS: dict[BrokerReason, int] = {
+    BrokerReason.MESSAGE_MALFORMED: 400,
+    BrokerReason.MESSAGE_TOO_LARGE: 413,
+    BrokerReason.NOT_FOUND: 404,
+    BrokerReason.METHOD_NOT_ALLOWED: 405,
+    BrokerReason.BUSY: 429,
+    BrokerReason.INTERNAL_ERROR: 500,
+    BrokerReason.CALLER_UNAUTHENTICATED: 401,
+    BrokerReason.CALLER_CHECK_UNAVAILABLE: 503,
+    BrokerReason.VERSION_NOT_HIGHER: 409,
+    BrokerReason.KEY_MALFORMED: 400,
+    BrokerReason.COLLATERAL_UNAVAILABLE: 503,
+    BrokerReason.RESULT_UNKNOWN: 404,
+}
+"""HTTP status of each reason; 403 where none stands here."""
+
+
+class BrokerError(ChrysalisError):
+    """A request that the broker does not fulfil, or a start that it refuses."""
+
+    reason: BrokerReason
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that the reason is answered with."""
+        return STATUS.get(self.reason, 403)

@@ -1,0 +1,131 @@
+"""What owners store: key records and policies.  Only under an allowed owner's signature, and never an older version."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from chrysalis.api.base import Model
+from chrysalis.api.policy import Envelope
+from chrysalis.broker.encryption import KeyEncryption
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.store import Store, StoredKey, StoredPolicy
+from chrysalis.clock import Clock, unix
+from chrysalis.sealing import package
+from chrysalis.sealing.reasons import SealingError
+from chrysalis.wire import dsse
+from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, PAYLOAD_POLICY, KeyRecord, SignedPolicy
+from chrysalis.wire.reasons import WireError, WireReason
+
+M = TypeVar("M", bound=Model)
+
+
+def key_context(key_id: str, owner: str) -> bytes:
+    """What a stored key's encryption is bound to."""
+    return f"chrysalis/v1/stored-key\0{owner}\0{key_id}".encode()
+
+
+class OwnersRecords:
+    """Takes owners' signed documents and finds them again."""
+
+    def __init__(self, *, store: Store, owners: Collection[bytes], encryption: KeyEncryption, clock: Clock) -> None:
+        self._store = store
+        self._owners = owners
+        self._encryption = encryption
+        self._clock = clock
+
+    def put_key(self, key_id: str, envelope: Envelope) -> bool:
+        """Store a key record; False when exactly this one is stored.
+
+        1. An allowed owner signed it.  2. It names that owner, and the key of the path.  3. It holds an age identity.
+        4. The stored record, if any, is of the same owner and of a lower version.
+        Raises BrokerError and WireError.
+        """
+        verified = self._verified(envelope, PAYLOAD_KEY_RECORD)  # 1
+        record = _parse(KeyRecord, verified.payload)
+        if record.owner_public_key.lower() != verified.public_key.hex():  # 2
+            raise BrokerError(
+                BrokerReason.OWNER_MISMATCH,
+                "the key record names another owner than its signer",
+                "sign it with that owner's key",
+            )
+        if record.key_id != key_id:
+            raise _name_mismatch("key record", record.key_id, key_id)
+        try:
+            package.check_identity(record.key)  # 3
+        except SealingError as error:
+            raise BrokerError(BrokerReason.KEY_MALFORMED, error.message, error.remedy) from error
+        owner = verified.public_key.hex()
+        stored = StoredKey(
+            key_id=key_id,
+            owner=owner,
+            version=record.version,
+            payload_sha256=hashlib.sha256(verified.payload).hexdigest(),
+            record=record.model_copy(update={"key": "", "owner_public_key": owner}).model_dump_json(by_alias=True),
+            sealed_key=self._encryption.encrypt(record.key.strip().encode(), key_context(key_id, owner)),
+        )
+        return self._store.put_key(stored, unix(self._clock.now()))  # 4
+
+    def put_policy(self, name: str, envelope: Envelope) -> bool:
+        """Store a policy under its signer; False when exactly this one is stored.
+
+        1. An allowed owner signed it.  2. The signed bytes are a policy of this name.  3. Its version is higher than the
+        stored one's.  Raises BrokerError and WireError.
+        """
+        verified = self._verified(envelope, PAYLOAD_POLICY)  # 1
+        policy = _parse(SignedPolicy, verified.payload)  # 2
+        if policy.name != name:
+            raise _name_mismatch("policy", policy.name, name)
+        stored = StoredPolicy(
+            owner=verified.public_key.hex(),
+            name=name,
+            version=policy.spec.version,
+            payload=verified.payload.decode(),
+            envelope=envelope.model_dump_json(by_alias=True),
+        )
+        return self._store.put_policy(stored, unix(self._clock.now()))  # 3
+
+    def record(self, stored: StoredKey) -> KeyRecord:
+        """The key record's signed members; `key` is empty."""
+        return KeyRecord.model_validate_json(stored.record)
+
+    def policy_of(self, record: KeyRecord) -> SignedPolicy | None:
+        """The policy that the record's owner bound the key to, in its current version; None when there is none."""
+        stored = self._store.policy(record.owner_public_key, record.policy_name)
+        return None if stored is None else SignedPolicy.model_validate_json(stored.payload)
+
+    def _verified(self, envelope: Envelope, payload_type: str) -> dsse.Verified:
+        try:
+            return dsse.verify(envelope, payload_type, self._owners)
+        except WireError as error:
+            if error.reason == WireReason.ENVELOPE_SIGNATURE_INVALID:
+                raise BrokerError(
+                    BrokerReason.OWNER_NOT_ALLOWED,
+                    "no allowed owner signed this document",
+                    "sign it with an owner's key that the broker's settings list under `owners`",
+                    error.detail,
+                ) from error
+            raise
+
+
+def _parse(model: type[M], payload: bytes) -> M:
+    try:
+        return model.model_validate_json(payload)
+    except ValidationError as error:
+        # Never the input itself, nor an error that holds it: a key record holds the key.
+        detail = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False, include_url=False)[:8])
+        raise BrokerError(
+            BrokerReason.MESSAGE_MALFORMED,
+            f"the signed bytes are not a {model.__name__}",
+            "make it with this version's tools",
+            detail[:1024],
+        ) from error
+
+
+def _name_mismatch(what: str, signed: str, named: str) -> BrokerError:
+    return BrokerError(
+        BrokerReason.NAME_MISMATCH, f"the signed {what} is called {signed!r}, not {named!r}", "put it to the name that stands in it"
+    )

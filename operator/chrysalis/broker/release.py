@@ -1,0 +1,146 @@
+"""Releasing a model key: only to an accepted, living result, re-checked at this moment, and only wrapped to its key."""
+
+from __future__ import annotations
+
+import base64
+import logging
+from dataclasses import replace
+
+from chrysalis.broker.attestor import check_class, check_isolation
+from chrysalis.broker.callers import Caller
+from chrysalis.broker.encryption import KeyEncryption
+from chrysalis.broker.metrics import Metrics
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.records import OwnersRecords, key_context
+from chrysalis.broker.state_keys import StateKeys
+from chrysalis.broker.store import Store, StoredKey, StoredResult
+from chrysalis.clock import Clock, from_unix, unix
+from chrysalis.errors import ChrysalisError
+from chrysalis.sealing import hpke
+from chrysalis.wire import ear
+from chrysalis.wire.broker import ReleaseRequest, ResultView, WrappedKey
+from chrysalis.wire.ear import Ear
+
+log = logging.getLogger(__name__)
+ATTEST_AGAIN = "attest again and ask with the new result"
+
+
+class Results:
+    """Reading, revoking and using results.  Thread-safe."""
+
+    def __init__(
+        self, *, store: Store, records: OwnersRecords, encryption: KeyEncryption, keys: StateKeys, clock: Clock, metrics: Metrics
+    ) -> None:
+        self._store = store
+        self._records = records
+        self._encryption = encryption
+        self._keys = keys
+        self._clock = clock
+        self._metrics = metrics
+
+    def release(self, key_id: str, request: ReleaseRequest) -> WrappedKey:
+        """The model key for the domain that a result attests.
+
+        1. Key record and result exist.  2. The result was accepted, for this very key, and is neither expired nor revoked.
+        3. The policy is still the one that it was judged by, and recent enough for the record.  4. Model, isolation and
+        evidence class are still those that the record allows.  5. The release is in the audit log.  6. The key goes out
+        wrapped to the attested HPKE key, for this key id, model and result only.
+
+        The request needs no credential: whoever asks, only the attested domain can open the answer.  Raises BrokerError.
+        """
+        stored, result = self._store.key(key_id), self._store.result(request.result_id)
+        now = unix(self._clock.now())
+        try:
+            if stored is None:  # 1
+                raise BrokerError(BrokerReason.KEY_UNKNOWN, f"there is no key record {key_id!r}", "let the model's owner store it")
+            if result is None:
+                raise BrokerError(BrokerReason.RESULT_UNKNOWN, "there is no such result", ATTEST_AGAIN)
+            token = self._check(stored, result, now)
+            info = hpke.model_key_info(key_id, token.result.model_digest, result.result_id)
+            secret = self._encryption.decrypt(stored.sealed_key, key_context(key_id, stored.owner))
+            wrapped = hpke.wrap(bytes.fromhex(token.keys.hpke), secret, info)
+        except ChrysalisError as error:
+            self._metrics.releases.labels("refused", error.reason).inc()
+            log.warning("release refused", extra={"event": "ReleaseRefused", "reason": error.reason, "result": request.result_id})
+            # A stranger can invent names without end; the chain records what concerns a real key and a real result.
+            if stored is not None and result is not None:
+                refusal = {"keyId": key_id, "resultId": result.result_id, "reason": str(error.reason), "podUID": result.pod_uid}
+                self._store.record_refusal(now, refusal)
+            raise
+        document: dict[str, str | int] = {
+            "keyId": key_id,
+            "keyVersion": stored.version,
+            "resultId": result.result_id,
+            "owner": stored.owner,
+            "policyName": token.result.policy_name,
+            "policyVersion": token.result.policy_version,
+            "evidenceClass": token.result.evidence_class,
+            "placement": token.result.placement.value,
+            "hpke": token.keys.hpke,
+            "podUID": result.pod_uid,
+        }
+        self._store.record_release(result.result_id, now, document)  # 5
+        self._metrics.releases.labels("released", "").inc()
+        log.info("key released", extra={"event": "KeyReleased", "result": result.result_id})
+        return WrappedKey(  # 6
+            key_id=key_id, wrapped=base64.b64encode(wrapped).decode(), result_id=result.result_id
+        )
+
+    def view(self, caller: Caller, result_id: str) -> ResultView:
+        """One result as its callers see it; raises BrokerError (ResultUnknown), also for another owner's."""
+        return _view(self._of(caller, result_id))
+
+    def list(
+        self, caller: Caller, *, namespace: str = "", worker: str = "", pod_uid: str = "", after: str = "", limit: int = 100
+    ) -> list[ResultView]:
+        """Results that match, newest first; with after, the next younger ones.  Raises BrokerError (ResultUnknown)."""
+        found = self._store.results(namespace=namespace, worker=worker, pod_uid=pod_uid, owner=caller.owner, after=after, limit=limit)
+        return [_view(result) for result in found]
+
+    def revoke(self, caller: Caller, result_id: str) -> ResultView:
+        """End a result before its time; only the owner of its key may.  Raises BrokerError (CallerNotAllowed, ResultUnknown)."""
+        if not caller.owner:
+            raise BrokerError(BrokerReason.CALLER_NOT_ALLOWED, "only an owner may revoke", "send a token signed by the owner's key")
+        result, now = self._of(caller, result_id), unix(self._clock.now())
+        self._store.revoke(result_id, now, {"resultId": result_id, "keyId": result.key_id, "by": caller.name})
+        return _view(replace(result, revoked_at=result.revoked_at or now))
+
+    def _of(self, caller: Caller, result_id: str) -> StoredResult:
+        result = self._store.result(result_id)
+        if result is None or (caller.owner and result.owner != caller.owner):
+            raise BrokerError(BrokerReason.RESULT_UNKNOWN, "there is no such result", "list the results with GET /v1/results")
+        return result
+
+    def _check(self, stored: StoredKey, result: StoredResult, now: int) -> Ear:
+        """Steps 2 to 4; the result's facts come from the token that this broker signed."""
+        if result.verdict != "Accepted":  # 2
+            raise BrokerError(BrokerReason.RESULT_REFUSED, "this attempt to attest was refused", "see its reasons")
+        if result.key_id != stored.key_id or result.owner != stored.owner:
+            raise BrokerError(BrokerReason.RESULT_FOR_ANOTHER_KEY, "the result is for another key", "ask for the measured keyId's key")
+        if result.expires_at is None or now >= result.expires_at:
+            raise BrokerError(BrokerReason.RESULT_EXPIRED, "the result has expired", ATTEST_AGAIN)
+        if result.revoked_at is not None:
+            raise BrokerError(BrokerReason.RESULT_REVOKED, "the owner revoked this result", "ask the model's owner")
+        token = ear.verify(_view(result).ear, self._keys.ear_public, self._clock.now())
+        record = self._records.record(stored)
+        policy = self._records.policy_of(record)  # 3
+        if policy is None or (policy.name, policy.spec.version) != (token.result.policy_name, token.result.policy_version):
+            raise BrokerError(BrokerReason.POLICY_CHANGED, "the owner has stored another policy since", ATTEST_AGAIN)
+        if policy.spec.version < record.min_policy_version:
+            raise BrokerError(
+                BrokerReason.POLICY_TOO_OLD, f"the key record asks for policy version {record.min_policy_version}", ATTEST_AGAIN
+            )
+        if token.result.model_digest != record.model_digest:  # 4
+            raise BrokerError(BrokerReason.MODEL_MISMATCH, "the key record is for another model by now", ATTEST_AGAIN)
+        check_isolation(record, token.result.isolation)
+        check_class(record, token.result.evidence_class)
+        return token
+
+
+def _view(result: StoredResult) -> ResultView:
+    return ResultView.model_validate_json(result.document).model_copy(
+        update={
+            "key_released_at": None if result.released_at is None else from_unix(result.released_at),
+            "revoked_at": None if result.revoked_at is None else from_unix(result.revoked_at),
+        }
+    )
