@@ -141,13 +141,22 @@ class Ledger:
         return result.exit_code, result.stack
 
 
-def internal_message(*, source: Address, destination: Address, value: int, body: Cell | None = None, init: StateInit | None = None,
-                     bounce: bool = False, lt: int = 0) -> Cell:  # fmt: skip
-    """An internal message cell."""
+def internal_message(
+    *, source: Address, destination: Address, value: int, body: Cell | None = None, init: StateInit | None = None, bounce: bool = False
+) -> Cell:
+    """An internal message cell, as if `source` had sent it."""
     info = InternalMsgInfo(
-        ihr_disabled=True, bounce=bounce, bounced=False, src=source, dest=destination, value=CurrencyCollection(grams=value), ihr_fee=0, fwd_fee=0,
-        created_lt=lt, created_at=0,
-    )  # fmt: skip
+        ihr_disabled=True,
+        bounce=bounce,
+        bounced=False,
+        src=source,
+        dest=destination,
+        value=CurrencyCollection(grams=value),
+        ihr_fee=0,
+        fwd_fee=0,
+        created_lt=0,
+        created_at=0,
+    )
     return MessageAny(info=info, init=init, body=body if body is not None else Cell.empty()).serialize()
 
 

@@ -51,7 +51,8 @@ class ChainClient(Protocol):
     async def send_external(self, address: str, body: Cell, state_init: StateInit | None = None) -> int:
         """Hand the same external message to every server; how many took it.  That is not inclusion: read the state.
 
-        Raises ChainError MessageRefused (with exit_code where it was told) when none took it.
+        Raises ChainError MessageRefused (with exit_code where it was told; contract.explain says what it means) when none
+        took it.
         """
 
     async def close(self) -> None:
@@ -143,12 +144,12 @@ class LiteserverClient:
         codes = {int(found[1]) for text in texts if (found := re.search(r"exit ?code[=: ]+(-?\d+)", text))}
         if not codes and not any("LiteServerError" in text for text in texts):
             raise _unreachable("; ".join(texts))
+        codes.discard(0)  # no code ran: there is no contract at the address
         code = codes.pop() if len(codes) == 1 else None
-        meaning = contract.EXIT_CODES.get(code, f"exit code {code}") if code is not None else "no liteserver took it"
         error = ChainError(
             ChainReason.MESSAGE_REFUSED,
-            f"the message was refused: {meaning}",
-            "read the contract's state and try again",
+            "no liteserver took the message" + (f": the contract refused it with exit code {code}" if code is not None else ""),
+            "read the account's state and try again; a contract that is not deployed takes nothing",
             "; ".join(texts)[:1000],
         )
         error.exit_code = code

@@ -92,6 +92,14 @@ EXIT_CODES: dict[int, str] = {
 }
 """What the contract's exit codes mean; the same list stands in the contract."""
 
+
+def explain(exit_code: int | None) -> str:
+    """What an exit code of the settlement contract means, for people."""
+    if exit_code is None:
+        return "no exit code was told"
+    return EXIT_CODES.get(exit_code, f"exit code {exit_code}")
+
+
 _FUNDING = {Funding.OWNER_FUNDED: 1, Funding.CLIENT_FUNDED: 2}
 T = TypeVar("T")
 

@@ -120,13 +120,21 @@ def prove(root: Cell | None, key: bytes) -> Cell:
             f"the dictionary has no entry for 0:{key.hex()}",
             "check the wallet; a wallet that has earned nothing yet has no entry, and a newer epoch may have one",
         )
-    cell = path[-1][0]
-    for parent, parted, right in reversed([(c, e, r) for c, e, r in path[:-1]]):
+    return merkle_proof(_without_branches(path, path[-1][0]))
+
+
+def partial(root: Cell, key: bytes, end: Callable[[Cell], Cell] = lambda cell: cell) -> Cell:
+    """The dictionary with every branch beside the way to a key pruned, present or absent; end: applied to the last cell."""
+    path = _path(root, key)
+    return _without_branches(path, end(path[-1][0]))
+
+
+def _without_branches(path: Sequence[tuple[Cell, Edge, int]], cell: Cell) -> Cell:
+    for parent, _, right in reversed(path[:-1]):
         refs = list(parent.refs)
         refs[right], refs[1 - right] = cell, pruned(refs[1 - right])
         cell = Cell(parent.bits, refs, ORDINARY)
-        assert parted.rest
-    return merkle_proof(cell)
+    return cell
 
 
 def _path(root: Cell | None, key: bytes) -> list[tuple[Cell, Edge, int]]:
