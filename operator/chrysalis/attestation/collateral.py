@@ -159,7 +159,7 @@ def chain(pem: bytes, what: str) -> list[x509.Certificate]:
     """The certificates of a PEM chain, leaf first; raises AttestationError (CollateralMalformed)."""
     try:
         certificates = x509.load_pem_x509_certificates(pem.rstrip(b"\0"))
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise _malformed(f"the {what} is not a PEM certificate chain", str(error)) from error
     if not 1 <= len(certificates) <= MAX_CHAIN_CERTIFICATES:
         raise _malformed(f"the {what} has {len(certificates)} certificates; 1 to {MAX_CHAIN_CERTIFICATES} are read")
@@ -200,7 +200,7 @@ def _crl(der: bytes, what: str) -> Crl:
         except x509.ExtensionNotFound:
             number = 0
         return Crl(crl.last_update_utc, crl.next_update_utc, number)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension) as error:
         raise _malformed(f"the collateral's {what} cannot be read", str(error)) from error
 
 

@@ -11,10 +11,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import dcap_qvl
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from chrysalis.attestation.collateral import Collateral, Expiry, chain, common_name
 from chrysalis.attestation.quote import Quote
@@ -40,7 +41,7 @@ _FRAGMENTS: tuple[tuple[str, AttestationReason, str], ...] = (
     ("TCB status is invalid: Revoked", _R.TCB_REVOKED, "Intel revoked the platform's TCB level"),
     ("No matching TCB level found", _R.TCB_LEVEL_NOT_FOUND, "the platform is older than every TCB level that Intel lists"),
     ("below minimum required from TDX module", _R.TCB_LEVEL_NOT_FOUND, "the TDX module is older than every level that Intel lists"),
-    ("below minimum required from QE Identity", _R.TCB_LEVEL_NOT_FOUND, "the quoting enclave is older than every level that Intel lists"),
+    ("from QE Identity", _R.TCB_LEVEL_NOT_FOUND, "the quoting enclave is older than every level that Intel lists"),
     ("Fmspc mismatch", _R.COLLATERAL_MISMATCH, "the collateral is of another platform"),
     ("with non-TDX TCB info", _R.COLLATERAL_MISMATCH, "the collateral is for SGX, not for TDX"),
     ("Unsupported QE Identity id/version", _R.COLLATERAL_MISMATCH, "the QE identity is not that of TDX's quoting enclave"),
@@ -49,7 +50,7 @@ _FRAGMENTS: tuple[tuple[str, AttestationReason, str], ...] = (
     ("CertNotValidYet", _R.COLLATERAL_NOT_YET_VALID, "a certificate is not valid yet at the stated time"),
     ("CrlExpired", _R.COLLATERAL_EXPIRED, "a revocation list has expired at the stated time"),
     ("TCBInfo expired", _R.COLLATERAL_EXPIRED, "the TCB info has expired at the stated time"),
-    ("QEIdentity expired", _R.COLLATERAL_EXPIRED, "the QE identity has expired at the stated time"),
+    ("QE Identity expired", _R.COLLATERAL_EXPIRED, "the QE identity has expired at the stated time"),
     ("Collateral expired", _R.COLLATERAL_EXPIRED, "the collateral has expired at the stated time"),
     ("CertExpired", _R.CERTIFICATE_EXPIRED, "a certificate has expired at the stated time"),
     ("CertRevoked", _R.CERTIFICATE_REVOKED, "Intel revoked a certificate that the evidence rests on"),
@@ -62,12 +63,15 @@ _FRAGMENTS: tuple[tuple[str, AttestationReason, str], ...] = (
     ("QE ", _R.QE_IDENTITY_MISMATCH, "the quoting enclave is not the one that Intel lists"),
     ("TDX module", _R.TDX_MODULE_MISMATCH, "the TDX module is not one that Intel lists for this platform"),
     ("Failed to decode TcbInfo", _R.COLLATERAL_MALFORMED, "the collateral's TCB info cannot be read"),
+    ("Failed to decode QE Identity", _R.COLLATERAL_MALFORMED, "the collateral's QE identity cannot be read"),
     ("Failed to decode QeIdentity", _R.COLLATERAL_MALFORMED, "the collateral's QE identity cannot be read"),
     ("Failed to parse root CA CRL", _R.COLLATERAL_MALFORMED, "the collateral's root CA CRL cannot be read"),
     ("Failed to parse PCK CRL", _R.COLLATERAL_MALFORMED, "the collateral's PCK CRL cannot be read"),
     ("chain is too short for", _R.COLLATERAL_MALFORMED, "an issuer chain of the collateral is too short"),
     ("Unsupported DCAP attestation key type", _R.QUOTE_TYPE_UNSUPPORTED, "the quote's attestation key is not ECDSA P-256"),
     ("Failed to decode quote", _R.QUOTE_MALFORMED, "the quote cannot be read"),
+    ("Unsupported Quote format version", _R.QUOTE_TYPE_UNSUPPORTED, "the quote is of a version that is not supported"),
+    ("PCK certificate", _R.CERTIFICATE_INVALID, "the quote's PCK certificates cannot be read"),
     ("certificate chain", _R.CERTIFICATE_INVALID, "the certificates do not form a chain to the trusted root"),
 )
 
@@ -217,16 +221,32 @@ def _claims(document: dict[str, Any], quote: Quote, collateral: Collateral, anch
             smt=pck["smt_enabled"] != "False",
             cached_keys=pck["cached_keys"] != "False",
             dynamic_platform=pck["dynamic_platform"] != "False",
-            certificate_expiry=_certificate_expiry(quote),
+            certificate_expiry=_certificate_expiry(quote, anchor),
         )
     except (KeyError, TypeError, ValueError, StopIteration, AttributeError) as error:
         detail = f"{type(error).__name__}: {error}"
         raise NotGenuine([Reason.of(_R.VERIFICATION_FAILED, "the library's claims are of an unknown form", detail)]) from error
 
 
-def _certificate_expiry(quote: Quote) -> Expiry:
+def _certificate_expiry(quote: Quote, anchor: bytes | None) -> Expiry:
+    """When the first certificate of the quote's chain ends; refuses a chain with bytes that no signature covers.
+
+    The library builds its own path to the anchor, so it overlooks a changed root certificate and junk between the
+    certificates.  Neither helps an attacker, but a quote then has many forms; every real one is in this form.
+    """
     try:
         certificates = chain(quote.pck_chain, "PCK certificate chain")
     except AttestationError as error:
         raise NotGenuine([Reason.of(_R.CERTIFICATE_INVALID, "the quote's PCK certificate chain cannot be read", error.detail)]) from error
-    return Expiry(min(certificate.not_valid_after_utc.astimezone(UTC) for certificate in certificates), "pckCertificate.notAfter")
+    canonical = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+    if _unwrapped(canonical) != _unwrapped(quote.pck_chain.rstrip(b"\0")):
+        raise NotGenuine([Reason.of(_R.CERTIFICATE_INVALID, "the quote's PCK certificate chain holds more than its certificates")])
+    root = certificates[-1]
+    der = root.public_bytes(Encoding.DER)
+    if len(certificates) > 2 and not same_root(INTEL if anchor is None else anchor, der):
+        raise NotGenuine([Reason.of(_R.CERTIFICATE_INVALID, "the root certificate in the quote is not the trust anchor")])
+    return Expiry(min(certificate.not_valid_after_utc for certificate in certificates), "pckCertificate.notAfter")
+
+
+def _unwrapped(pem: bytes) -> bytes:
+    return pem.replace(b"\r", b"").replace(b"\n", b"")
