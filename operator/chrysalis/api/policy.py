@@ -158,3 +158,14 @@ class AttestationPolicyCarrierSpec(AttestationPolicySpec):
 
     envelope: Envelope | None = None
     owner_public_key: Hex32 | None = None
+
+
+class SignedPolicy(Model):
+    """What an owner signs: the payload of the envelope that an AttestationPolicy carries and the broker stores.
+
+    The name stands inside the signed bytes: otherwise one policy of an owner could be put in the place of another.
+    """
+
+    schema_version: Literal["chrysalis/v1"] = "chrysalis/v1"
+    name: DnsLabel
+    spec: AttestationPolicySpec

@@ -10,12 +10,13 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from chrysalis.api.base import Model
 from chrysalis.api.names import API_VERSION, KIND_POLICY
-from chrysalis.api.policy import AttestationPolicyCarrierSpec, AttestationPolicySpec, Envelope
+from chrysalis.api.policy import AttestationPolicyCarrierSpec, AttestationPolicySpec, Envelope, SignedPolicy
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 
 MAX_POLICY_BYTES = 1024 * 1024
-SpecT = TypeVar("SpecT", bound=AttestationPolicySpec)
+ModelT = TypeVar("ModelT", bound=Model)
 
 
 def read_policy(text: bytes) -> AttestationPolicySpec:
@@ -46,12 +47,12 @@ def read_policy(text: bytes) -> AttestationPolicySpec:
 
 def _signed(envelope: Envelope) -> AttestationPolicySpec:
     try:
-        return _validate(AttestationPolicySpec, json.loads(base64.b64decode(envelope.payload, validate=True)))
+        return _validate(SignedPolicy, json.loads(base64.b64decode(envelope.payload, validate=True))).spec
     except (ValueError, binascii.Error, RecursionError) as error:
         raise _unreadable("the payload of the policy's envelope cannot be read", str(error)) from error
 
 
-def _validate(model: type[SpecT], document: Any) -> SpecT:
+def _validate(model: type[ModelT], document: Any) -> ModelT:
     try:
         return model.model_validate(document)
     except ValidationError as error:

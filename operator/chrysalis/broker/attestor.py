@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from chrysalis import __version__
 from chrysalis.api import initdata as initdata_form
 from chrysalis.api.initdata import Initdata, InitdataError
-from chrysalis.api.policy import Placement
+from chrysalis.api.policy import Placement, SignedPolicy
 from chrysalis.api.worker import Isolation
 from chrysalis.attestation import binding, quote
 from chrysalis.attestation.appraisal import appraise
@@ -29,7 +29,7 @@ from chrysalis.broker.store import Store, StoredResult
 from chrysalis.clock import Clock, unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.receipts.objects import ReceiptKeyCertificate
-from chrysalis.wire.broker import AttestResult, Evidence, KeyRecord, NamedReason, ResultView, SignedPolicy
+from chrysalis.wire.broker import AttestResult, Evidence, KeyRecord, NamedReason, ResultView
 from chrysalis.wire.ear import SUBMODULE, Appraisal, Confirmation, Ear, EarResult, VerifierId
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from chrysalis.api.base import Model
-from chrysalis.api.policy import Envelope
+from chrysalis.api.policy import Envelope, SignedPolicy
 from chrysalis.broker.encryption import KeyEncryption
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.store import Store, StoredKey, StoredPolicy
@@ -17,7 +17,7 @@ from chrysalis.clock import Clock, unix
 from chrysalis.sealing import package
 from chrysalis.sealing.reasons import SealingError
 from chrysalis.wire import dsse
-from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, PAYLOAD_POLICY, KeyRecord, SignedPolicy
+from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, PAYLOAD_POLICY, KeyRecord
 from chrysalis.wire.reasons import WireError, WireReason
 
 M = TypeVar("M", bound=Model)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from chrysalis.api.base import DnsLabel, Hex32, Model, Sha256Digest
-from chrysalis.api.policy import AttestationPolicySpec, Placement
+from chrysalis.api.policy import Placement
 from chrysalis.api.worker import Isolation
 
 Base64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
@@ -110,16 +110,6 @@ class KeyRecord(Versioned):
     evidence_class: list[Literal["Hardware", "Simulated"]] = ["Hardware"]
     key: Annotated[str, Field(max_length=256)]
     version: Annotated[int, Field(ge=1, le=1 << 53)] = 1  # grows only, so that an older envelope cannot be put back
-
-
-class SignedPolicy(Versioned):
-    """The payload of the DSSE envelope that PUT /v1/policies/{name} takes, and that an AttestationPolicy carries.
-
-    The name stands inside the signed bytes: otherwise one policy of an owner could be put in the place of another.
-    """
-
-    name: DnsLabel
-    spec: AttestationPolicySpec
 
 
 class NamedReason(Model):
