@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,14 @@ pytestmark = [pytest.mark.cluster, pytest.mark.vectors, pytest.mark.tvm, pytest.
 
 
 @pytest.fixture(scope="module")
-def outcomes(pytestconfig: pytest.Config) -> Iterator[dict[int, Outcome]]:
+def outcomes(pytestconfig: pytest.Config) -> dict[int, Outcome]:
     world = World(INSTANCE, Path(tempfile.mkdtemp(prefix="chrysalis-e2e-")), keep=False)
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():  # progress is for whoever watches a run that takes minutes
         print(file=sys.stdout)
         played = play(steps(world), Console(stream=sys.stdout))
         print(table(played), flush=True)
-    yield {outcome.step.number: outcome for outcome in played}
+    return {outcome.step.number: outcome for outcome in played}
 
 
 @pytest.mark.parametrize("number", sorted(TITLES), ids=[f"{n}-{TITLES[n].title}" for n in sorted(TITLES)])
