@@ -55,7 +55,8 @@ class Timing:
     canary_interval: float = 2.0
     triton_start: float = 30.0
     poll: float = 0.05
-    drain: float = 15.0  # less than the supervisor's patience
+    drain: float = 40.0  # for jobs in flight
+    last_pull: float = 8.0  # for the settler to fetch the last receipts; with `drain` less than the supervisor's patience
 
 
 @dataclass(frozen=True)
@@ -157,6 +158,8 @@ class Agent:
         async def fresh(session: Session, nonce: bytes) -> Appraisable:
             return await attester.appraisable(nonce, session.tls)
 
+        if identity.set != "none":
+            self.state.unpulled = lambda: max(0, receipts.last - self.state.pulled)
         gateway = Gateway(
             identity=identity,
             wrk=domain.wrk,
@@ -286,9 +289,17 @@ class Agent:
         logs.event(LOG, "drain.begin", in_flight=self.state.in_flight)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self.state.idle.wait(), self.timing.drain)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._last_pull(), self.timing.last_pull)
         with contextlib.suppress(WorkerError):  # it may be gone already
             await self._orders.order("stop")
-        logs.event(LOG, "drain.end", in_flight=self.state.in_flight)
+        logs.event(LOG, "drain.end", in_flight=self.state.in_flight, unpulled=self.state.unpulled())
+
+    async def _last_pull(self) -> None:
+        """Receipts end with the domain; until the settler has asked for what comes after the last one, it may miss some."""
+        while self.state.unpulled():
+            self.state.pull.clear()
+            await self.state.pull.wait()
 
     async def _retrying(self, event: str, attempt: Callable[[], Awaitable[T]]) -> T:
         """Until it succeeds: exponential back-off with jitter, each failure noted with its reason."""

@@ -196,6 +196,8 @@ class _Edge:
         """GET /v1/receipts?after=SEQ&limit=N."""
         self._authorize(request)
         after, limit = _number(request, "after", 0), _number(request, "limit", MAX_PAGE)
+        self._g.state.pulled = max(self._g.state.pulled, min(after, self._g.receipts.last))
+        self._g.state.pull.set()
         tokens = self._g.receipts.after(after, min(limit, MAX_PAGE), MAX_PAGE_BYTES)
         named = {Receipt.parse_unverified(token).offer for token in tokens}
         page = ReceiptPage(wrk=self._g.wrk, receipts=tokens, last=self._g.receipts.last, offers=self._g.offers.tokens(named))

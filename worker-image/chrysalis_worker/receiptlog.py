@@ -21,7 +21,8 @@ from chrysalis.receipts.reasons import ReceiptError
 from chrysalis_worker.reasons import WorkerError, WorkerReason
 
 FILE = "receipts.jws"
-MAX_BYTES = 48 * 1024 * 1024
+MAX_BYTES = 40 * 1024 * 1024
+"""The volume holds 64 MiB: room for keys, offers, the list of clients, and a rewritten half."""
 RESERVE_BYTES = 64 * 1024
 """A job starts only while this much is free: more than the receipts of the jobs that may be in flight at its side."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from enum import StrEnum
@@ -44,6 +44,12 @@ class WorkerState:
         self.draining = False
         self.problem: ChrysalisError | None = None
         self.in_flight = 0
+        self.pulled = 0
+        """The settler holds receipts up to this seq: it has asked for what comes after."""
+        self.pull = asyncio.Event()
+        """Set at each request for receipts."""
+        self.unpulled: Callable[[], int] = lambda: 0
+        """How many receipts it does not hold yet."""
         self.idle = asyncio.Event()
         """Set while no job is in flight."""
         self.idle.set()

@@ -37,7 +37,8 @@ STOP_SECONDS = TRITON_EXIT_SECONDS + 2.0
 """After SIGTERM; then the whole process group is killed."""
 SICK_SECONDS = 0.2
 """`restart` is for a Triton that does not answer: there is nothing to wait for, and with a dead stub it would wait 5 s."""
-DRAIN_SECONDS = 20.0
+DRAIN_SECONDS = 52.0
+"""More than the agent takes to drain; with what follows, less than the pod's grace period."""
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -107,6 +108,7 @@ class Supervisor:
     _stopped_by_order: asyncio.Event = field(default_factory=asyncio.Event)
     _terminate: asyncio.Event = field(default_factory=asyncio.Event)
     _orders: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _answers: set[asyncio.Task[None]] = field(default_factory=set)
     _watchers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     def status(self) -> dict[str, object]:
@@ -135,6 +137,8 @@ class Supervisor:
         await self._terminate.wait()
         code = await self._end()
         server.close()
+        if self._answers:  # who ordered the stop is told that it is done
+            await asyncio.wait(self._answers, timeout=1)
         for writer in list(self._watchers):
             writer.close()
         socket.unlink(missing_ok=True)
@@ -216,13 +220,21 @@ class Supervisor:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                writer.write(json.dumps(await self._obey(line, writer)).encode() + b"\n")
-                await writer.drain()
+                answering = asyncio.create_task(self._answer(line, writer))
+                self._answers.add(answering)
+                try:
+                    await answering
+                finally:
+                    self._answers.discard(answering)
         except (ValueError, ConnectionError) as error:  # a line beyond the limit, or a peer that went away
             logs.event(LOG, "supervisor.connection", logging.WARNING, detail=str(error))
         finally:
             self._watchers.discard(writer)
             writer.close()
+
+    async def _answer(self, line: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(json.dumps(await self._obey(line, writer)).encode() + b"\n")
+        await writer.drain()
 
     async def _obey(self, line: bytes, writer: asyncio.StreamWriter) -> dict[str, object]:
         try:
@@ -236,11 +248,11 @@ class Supervisor:
             self._watchers.add(writer)
         elif order != "status":
             async with self._orders:
+                if order != "stop" and self.terminating:
+                    return {**self.status(), "error": "the pod is ending; nothing is started any more"}
                 if order in ("stop", "restart"):
                     await self.stop(SICK_SECONDS if order == "restart" else None)
                 if order in ("start", "restart"):
-                    if self.terminating:
-                        return {**self.status(), "error": "the pod is ending; nothing is started any more"}
                     self.start()
         return self.status()
 
