@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chrysalis.amounts import LIMIT
 from chrysalis.api.policy import AttestationPolicySpec
@@ -65,7 +64,7 @@ class Client:
         endpoint: str,
         *,
         policy: AttestationPolicySpec,
-        client_key: Ed25519PrivateKey | None = None,
+        client_key: jws.SigningKey | None = None,
         receipts: ReceiptFile | None = None,
         ear_key: bytes | None = None,
         sni: str = "",

@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-import cbor2
 from cryptography import x509
 from pydantic import BaseModel
 
@@ -31,6 +29,7 @@ from chrysalis.api.policy import AttestationPolicySpec
 from chrysalis.attestation import appraisal, binding, ratls
 from chrysalis.attestation import quote as quotes
 from chrysalis.attestation.collateral import Collateral
+from chrysalis.attestation.verdict import Verdict
 from chrysalis.client.reasons import ClientError, ClientReason
 from chrysalis.clock import from_unix, unix
 from chrysalis.errors import ChrysalisError
@@ -46,7 +45,7 @@ MODE_FRESH = "fresh-quote"
 class VerifiedWorker:
     """A worker that passed every step, until `expires_at`."""
 
-    verdict: appraisal.Verdict
+    verdict: Verdict
     identity: MeasuredIdentity
     receipt_key: bytes
     wrk: str
@@ -121,7 +120,7 @@ def verify_worker(
 
 def appraise(
     document: AttestationDocument, quote: bytes, toml: bytes, report_data: bytes, policy: AttestationPolicySpec, at: datetime
-) -> appraisal.Verdict:
+) -> Verdict:
     """The appraisal with the collateral that the worker hands over (its signatures and dates are checked, so it need not be trusted)."""
     try:
         collateral = Collateral.from_json(document.collateral)
@@ -169,24 +168,16 @@ def _check_ratls(certificate_der: bytes, spki_sha256: bytes, fresh_quote: bytes)
         if isinstance(extension.value, x509.UnrecognizedExtension):
             value = extension.value.value
         quote, claims_buffer = ratls.parse_extension(value)
-        claims = cbor2.loads(claims_buffer)
+        claims = binding.parse_claims(claims_buffer)
         own, fresh = quotes.parse(quote), quotes.parse(fresh_quote)
-    except (ValueError, x509.ExtensionNotFound, ChrysalisError, cbor2.CBORDecodeError) as error:
+    except (ValueError, x509.ExtensionNotFound, ChrysalisError) as error:
         raise _certificate_mismatch("it carries no readable RA-TLS evidence", str(error)) from error
-    if own.report_data != hashlib.sha256(claims_buffer).digest() + bytes(32):
+    if own.report_data != binding.report_data(claims_buffer):
         raise _certificate_mismatch("its quote does not cover its claims", "report_data")
-    if not _covers(claims, spki_sha256):
-        raise _certificate_mismatch("its claims are about another key", "pubkey-hash")
-    if (own.mrtd, list(own.rtmrs), own.mrconfigid) != (fresh.mrtd, list(fresh.rtmrs), fresh.mrconfigid):
+    if claims.spki_sha256 != spki_sha256:
+        raise _certificate_mismatch("its claims are about another key", f"{claims.spki_sha256.hex()}, expected {spki_sha256.hex()}")
+    if own.registers != fresh.registers:
         raise _certificate_mismatch("its quote is of another domain than the fresh one", "measurements")
-
-
-def _covers(claims: object, spki_sha256: bytes) -> bool:
-    """Whether claims-buffer's pubkey-hash is this hash: bytes, or the CCC form [algorithm, bytes]."""
-    found = claims.get("pubkey-hash") if isinstance(claims, dict) else None
-    if isinstance(found, list | tuple) and len(found) == 2:
-        found = found[1]
-    return found == spki_sha256
 
 
 def _certificate(

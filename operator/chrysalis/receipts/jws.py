@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -23,6 +23,20 @@ MAX_TOKEN_BYTES = 512 * 1024
 """The largest token of any type: a client list of the largest account."""
 HEADER_MEMBERS = ("alg", "kid", "typ")
 ALGORITHM = "EdDSA"
+
+
+class Signer(Protocol):
+    """Holds an Ed25519 key that may never leave a key service; chrysalis.chain.signer.Signer is one."""
+
+    @property
+    def public_key(self) -> bytes:
+        """The raw public key, 32 bytes."""
+
+    def sign(self, message: bytes) -> bytes:
+        """An Ed25519 signature, 64 bytes."""
+
+
+SigningKey = Ed25519PrivateKey | Signer
 
 
 @dataclass(frozen=True)
@@ -65,9 +79,14 @@ def identity(token: str) -> str:
     return hashlib.sha256(token.encode("ascii")).hexdigest()
 
 
-def sign(typ: str, claims: Mapping[str, Any], key: Ed25519PrivateKey) -> str:
+def public_key_of(key: SigningKey) -> bytes:
+    """The raw public key, 32 bytes."""
+    return key.public_key().public_bytes_raw() if isinstance(key, Ed25519PrivateKey) else key.public_key
+
+
+def sign(typ: str, claims: Mapping[str, Any], key: SigningKey) -> str:
     """Sign claims in the order given; deterministic, since Ed25519 is."""
-    kid = thumbprint(key.public_key().public_bytes_raw())
+    kid = thumbprint(public_key_of(key))
     header = json.dumps({"alg": ALGORITHM, "kid": kid, "typ": typ}, separators=(",", ":"))
     payload = json.dumps(claims, separators=(",", ":"), allow_nan=False)
     signed = f"{b64u(header.encode())}.{b64u(payload.encode())}"

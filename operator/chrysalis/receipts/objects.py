@@ -9,7 +9,6 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import BeforeValidator, ConfigDict, Field, PlainSerializer, ValidationError, ValidationInfo, model_validator
 
 from chrysalis import amounts
@@ -52,7 +51,7 @@ class SignedObject(Model):
         """The payload's members, in the order of the definition."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
-    def sign(self, key: Ed25519PrivateKey) -> str:
+    def sign(self, key: jws.SigningKey) -> str:
         """The compact token."""
         return jws.sign(self.TYP, self.claims(), key)
 

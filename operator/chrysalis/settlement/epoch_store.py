@@ -126,13 +126,10 @@ class EpochStore:
             return dict(epochs.totals(_lines(db, row.log_size)).leaves)
 
     def log_entries(self, epoch: int) -> list[bytes]:
-        """The entries that an epoch added to the log."""
+        """All entries of the log that an epoch commits to, in order."""
         with self._ledger.transaction() as db:
             row = db.execute(select(t.epochs).where(t.epochs.c.epoch == epoch)).one()
-            before = db.execute(
-                select(t.epochs.c.log_size).where(t.epochs.c.epoch < epoch).order_by(t.epochs.c.epoch.desc()).limit(1)
-            ).scalar()
-            return [line.hash for line in _lines(db, row.log_size)[before or 0 :]]
+            return [line.hash for line in _lines(db, row.log_size)]
 
     def adopt(self, state: contract.State, now: int) -> tuple[int, int]:
         """Take epoch, lastHash and totals over from proven state, after a person looked; (earned, fees) booked as loss.
@@ -145,7 +142,11 @@ class EpochStore:
             lines = _lines(db)
             last = db.execute(select(t.epochs).where(t.epochs.c.state != FROZEN).order_by(t.epochs.c.epoch.desc())).first()
             known = db.execute(select(t.epochs).where(t.epochs.c.hash == state.last_hash)).one_or_none()
-            log_size = known.log_size if known is not None else (last.log_size if last else 0)
+            in_force = db.execute(select(t.epochs).where(t.epochs.c.root == highest.root).order_by(t.epochs.c.epoch.desc())).first()
+            if in_force is not None:
+                log_size = in_force.log_size
+            else:
+                log_size = 0 if highest.earned_nanoton == 0 else (last.log_size if last else 0)
             sums = epochs.totals(lines)
             earned = max(0, highest.earned_nanoton - sum(sums.leaves.values()))
             fees = max(0, highest.fees_nanoton - sums.fees_nanoton)

@@ -21,6 +21,9 @@ CLOCK_LEEWAY_SECONDS = 600
 JOB_SECONDS = 3_600
 """A job runs this long at most after its ticket's expiry (settlement.md, reservation)."""
 
+TICKET_SECONDS = 660
+"""A ticket is made at most this long before its expiry: ten minutes and the leeway of the client's clock."""
+
 
 @dataclass(frozen=True)
 class ClientKey:
@@ -114,7 +117,7 @@ def judge(receipt: Receipt, token: str, worker: Worker, context: Context) -> tup
             receipt.offer,
         )
     offer = context.offers[receipt.offer][1]
-    refusal, ticket, kid = _refusal(receipt, offer, worker, context)
+    refusal, ticket, kid, day = _refusal(receipt, offer, worker, context)
     paid = refusal == ""
     fee = pricing.fee(receipt.amt, context.fee_bps) if paid else 0
     entry = Entry(
@@ -125,7 +128,7 @@ def judge(receipt: Receipt, token: str, worker: Worker, context: Context) -> tup
         wallet=worker.wallet,
         kid=kid,
         nonce=ticket.nonce if ticket else "",
-        day=receipt.t // DAY_SECONDS,
+        day=day,
         amt_nanoton=receipt.amt,
         fee_nanoton=fee,
         net_nanoton=receipt.amt - fee if paid else 0,
@@ -136,36 +139,52 @@ def judge(receipt: Receipt, token: str, worker: Worker, context: Context) -> tup
     )
 
 
-def _refusal(receipt: Receipt, offer: Offer, worker: Worker, context: Context) -> tuple[str, Ticket | None, str]:
-    """Why the receipt is not paid ("" if it is), its ticket and the ticket's kid."""
+def _refusal(receipt: Receipt, offer: Offer, worker: Worker, context: Context) -> tuple[str, Ticket | None, str, int]:
+    """Why the receipt is not paid ("" if it is), its ticket, the ticket's kid, and the UTC day that it counts for."""
+    day = receipt.t // DAY_SECONDS
     try:
         ticket, kid = Ticket.parse_unverified(receipt.ticket), jws.peek(receipt.ticket).kid
     except ReceiptError:
-        return SettlementReason.TICKET_SIGNATURE_INVALID, None, ""
-    day = receipt.t // DAY_SECONDS
-    listed = [key for key in context.clients.get(kid, ()) if key.holds_on(day)]
-    if not listed:
-        return SettlementReason.TICKET_KEY_UNLISTED, ticket, kid
+        return SettlementReason.TICKET_SIGNATURE_INVALID, None, "", day
+    keys = context.clients.get(kid, ())
+    if not keys:
+        return SettlementReason.TICKET_KEY_UNLISTED, ticket, kid, day
+    reason = _ticket_refusal(receipt, ticket, offer, keys[0].public_key, context.set_name)
+    if reason:
+        return reason, ticket, kid, day
+    if not worker.registered_at - DAY_SECONDS <= receipt.t <= context.now + CLOCK_LEEWAY_SECONDS:
+        return SettlementReason.RECEIPT_TIME_IMPLAUSIBLE, ticket, kid, day
+    if receipt.t > ticket.exp + JOB_SECONDS:
+        return SettlementReason.TICKET_EXPIRED, ticket, kid, day
+    if context.is_spent(kid, ticket.nonce):
+        return SettlementReason.TICKET_SPENT_TWICE, ticket, kid, day
+    # The gateway counts a job for the day on which it started, which may be the day before that of its receipt.
+    started = (ticket.exp - TICKET_SECONDS) // DAY_SECONDS
+    reason = SettlementReason.TICKET_KEY_UNLISTED
+    for candidate in sorted({day, min(day, max(started, day - 1))}):
+        listed = [key for key in keys if key.holds_on(candidate)]
+        if not listed:
+            continue
+        if context.paid_on(kid, candidate) + receipt.amt <= max(key.cap_nanoton for key in listed):
+            return "", ticket, kid, candidate
+        reason = SettlementReason.DAILY_CAP_EXCEEDED
+    return reason, ticket, kid, day
+
+
+def _ticket_refusal(receipt: Receipt, ticket: Ticket, offer: Offer, client_key: bytes, set_name: str) -> SettlementReason | None:
+    """What is wrong between client, ticket, offer and receipt, whatever was settled before."""
     try:
-        Ticket.parse(receipt.ticket, listed[0].public_key)
+        Ticket.parse(receipt.ticket, client_key)
     except ReceiptError:
-        return SettlementReason.TICKET_SIGNATURE_INVALID, ticket, kid
+        return SettlementReason.TICKET_SIGNATURE_INVALID
+    if receipt.set != set_name:
+        return SettlementReason.TICKET_MISMATCH
     try:
         check_ticket(receipt, ticket, offer)
     except ReceiptError:
-        return SettlementReason.TICKET_MISMATCH, ticket, kid
-    if receipt.set != context.set_name:
-        return SettlementReason.TICKET_MISMATCH, ticket, kid
+        return SettlementReason.TICKET_MISMATCH
     try:
         check_amount(receipt, ticket, offer)
     except ReceiptError:
-        return SettlementReason.RECEIPT_AMOUNT_WRONG, ticket, kid
-    if not worker.registered_at - DAY_SECONDS <= receipt.t <= context.now + CLOCK_LEEWAY_SECONDS:
-        return SettlementReason.RECEIPT_TIME_IMPLAUSIBLE, ticket, kid
-    if receipt.t > ticket.exp + JOB_SECONDS:
-        return SettlementReason.TICKET_EXPIRED, ticket, kid
-    if context.is_spent(kid, ticket.nonce):
-        return SettlementReason.TICKET_SPENT_TWICE, ticket, kid
-    if context.paid_on(kid, day) + receipt.amt > max(key.cap_nanoton for key in listed):
-        return SettlementReason.DAILY_CAP_EXCEEDED, ticket, kid
-    return "", ticket, kid
+        return SettlementReason.RECEIPT_AMOUNT_WRONG
+    return None
