@@ -80,8 +80,14 @@ def appraise(
     except NotGenuine as error:
         # The library stops at the first failure; collateral of another platform is the better explanation of most.
         found = genuineness.mismatches(parsed, collateral) + found
+        told = {reason.reason for reason in found}
         return Verdict.refused(
-            *_distinct([*found, *error.reasons, *trailing]), fmspc=parsed.fmspc or None, tcb_status=error.tcb_status, **known
+            *found,
+            *(reason for reason in error.reasons if reason.reason not in told),
+            *trailing,
+            fmspc=parsed.fmspc or None,
+            tcb_status=error.tcb_status,
+            **known,
         )
     known |= {"evidence_class": claims.evidence_class, "tcb_status": claims.tcb_status, "fmspc": claims.fmspc}
     known |= {"advisory_ids": list(claims.advisory_ids)}
@@ -138,7 +144,7 @@ def appraise(
     if first.at < at and not reasons:
         reasons.append(Reason.of(_R.COLLATERAL_EXPIRED, f"{first.name} lies before the stated time", first.at.isoformat()))
     if reasons:
-        return Verdict.refused(*_distinct(reasons), **known)
+        return Verdict.refused(*reasons, **known)
     return Verdict.model_validate({"verdict": "Accepted", "expires_at": first.at, "limited_by": first.name, **known})
 
 
@@ -164,14 +170,3 @@ def _trailing(quote: Quote) -> list[Reason]:
         return []
     message = f"{len(quote.trailing)} bytes that are not zero padding follow the quote"
     return [Reason.of(_R.QUOTE_TRAILING_DATA, message, quote.trailing[:32].hex())]
-
-
-def _distinct(reasons: list[Reason]) -> list[Reason]:
-    """The reasons in order, each word once unless its message differs in substance (same word and message)."""
-    seen: set[tuple[str, str]] = set()
-    kept = []
-    for reason in reasons:
-        if (key := (reason.reason, reason.message)) not in seen:
-            seen.add(key)
-            kept.append(reason)
-    return kept

@@ -1,0 +1,82 @@
+"""Policies that people write: a resource or a bare spec, and messages that name the wrong field."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chrysalis.api.policy import AttestationPolicySpec
+from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
+from chrysalis.attestation.reasons import AttestationError
+
+
+def resource(spec: dict[str, Any], **changes: Any) -> bytes:
+    document = {"apiVersion": "chrysalis.dev/v1alpha1", "kind": "AttestationPolicy", "metadata": {"name": "p"}, "spec": spec}
+    return yaml.safe_dump(document | changes).encode()
+
+
+def enveloped(spec: dict[str, Any], signed: dict[str, Any]) -> dict[str, Any]:
+    payload = base64.b64encode(json.dumps({"schemaVersion": "chrysalis/v1", "name": "p", "spec": signed}).encode()).decode()
+    return spec | {"envelope": {"payloadType": "t", "payload": payload, "signatures": [{"keyid": "k", "sig": "s"}]}}
+
+
+def test_a_resource_and_its_bare_spec_are_the_same(policy_document: dict[str, Any]) -> None:
+    expected = AttestationPolicySpec.model_validate(policy_document)
+    assert read_policy(resource(policy_document)) == expected
+    assert read_policy(yaml.safe_dump(policy_document).encode()) == expected
+    assert read_policy(json.dumps(policy_document).encode()) == expected
+    assert read_policy(resource(enveloped(policy_document, policy_document))) == expected
+    assert type(read_policy(resource(policy_document | {"ownerPublicKey": "0" * 64}))) is AttestationPolicySpec
+
+
+def refusal(text: bytes) -> AttestationError:
+    with pytest.raises(AttestationError) as caught:
+        read_policy(text)
+    assert caught.value.reason == "PolicyUnreadable"
+    return caught.value
+
+
+def test_a_signed_policy_that_differs_from_the_readable_one(policy_document: dict[str, Any]) -> None:
+    error = refusal(resource(enveloped(policy_document, policy_document | {"version": 2})))
+    assert "differs" in error.message
+    for payload in ("%%", base64.b64encode(b"no json").decode()):
+        broken = enveloped(policy_document, {})
+        broken["envelope"]["payload"] = payload
+        refusal(resource(broken))
+
+
+def test_the_wrong_field_is_named(policy_document: dict[str, Any]) -> None:
+    assert "unknown" in refusal(resource(policy_document | {"unknown": 1})).message
+    del policy_document["tdx"]["tcb"]["allowedStatuses"]
+    assert "tdx.tcb.allowedStatuses" in refusal(resource(policy_document)).message
+
+
+@pytest.mark.parametrize("name", ["trustRoot", "tdx", "version"])
+def test_required_fields(policy_document: dict[str, Any], name: str) -> None:
+    del policy_document[name]
+    assert name in refusal(resource(policy_document)).message
+
+
+def test_another_kind_of_resource(policy_document: dict[str, Any]) -> None:
+    assert "ConfigMap" in refusal(resource(policy_document, kind="ConfigMap")).message
+    assert "v9" in refusal(resource(policy_document, apiVersion="chrysalis.dev/v9")).message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [b"", b"- a", b"hello", b"a: [", b"\xff\xfe", b"[" * 100_000, b"a: !!python/object/apply:os.system [x]", b"x" * (MAX_POLICY_BYTES + 1)],
+    ids=["empty", "list", "word", "cut", "bytes", "deep", "python", "large"],
+)
+def test_what_is_no_policy(text: bytes) -> None:
+    refusal(text)
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_policy_or_refused(text: str) -> None:
+    refusal(text.encode("utf-8", "surrogatepass"))
