@@ -24,6 +24,12 @@ class ChainReason(StrEnum):
     CONTRACT_ABSENT = "ContractAbsent"
     CONTRACT_FOREIGN = "ContractForeign"
     """There is a contract, but not one whose code this version of Chrysalis knows."""
+    BALANCE_TOO_LOW = "BalanceTooLow"
+    ROOT_NOT_ACTIVE = "RootNotActive"
+    """The dictionary is of a root that cannot be claimed against: pending, superseded, or of another contract."""
+    NOTHING_TO_CLAIM = "NothingToClaim"
+    FILES_UNREACHABLE = "FilesUnreachable"
+    """The pool's published files (earned.boc and the like) cannot be fetched."""
     WAIT_TIMED_OUT = "WaitTimedOut"
 
 
@@ -34,8 +40,25 @@ class ChainError(ChrysalisError):
     """Of MessageRefused: the exit code with which the contract refused, where the server told it."""
 
 
-UNREACHABLE = frozenset({ChainReason.LITESERVERS_UNREACHABLE, ChainReason.HEAD_STALE, ChainReason.WAIT_TIMED_OUT})
+UNREACHABLE = frozenset(
+    {ChainReason.LITESERVERS_UNREACHABLE, ChainReason.FILES_UNREACHABLE, ChainReason.HEAD_STALE, ChainReason.WAIT_TIMED_OUT}
+)
 """Reasons that mean "a service could not be reached" (exit code 3 of the command line)."""
+
+STATE_SAYS_NO = frozenset(
+    {
+        ChainReason.WALLET_NOT_IN_ROOT,
+        ChainReason.MESSAGE_REFUSED,
+        ChainReason.CONTRACT_ABSENT,
+        ChainReason.CONTRACT_FOREIGN,
+        ChainReason.BALANCE_TOO_LOW,
+        ChainReason.ROOT_NOT_ACTIVE,
+        ChainReason.NOTHING_TO_CLAIM,
+        ChainReason.LITESERVERS_DISAGREE,
+        ChainReason.PROOF_INVALID,
+    }
+)
+"""Reasons that are a state or a verdict (exit code 1 of the command line); what is in neither set is unreadable input."""
 
 
 def malformed(what: str, detail: str = "") -> ChainError:
