@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 KEY_DIGITS = 16
+KEPT_UNUSED_SECONDS = 7 * 24 * 3600
 REPOSITORY = Path(__file__).resolve().parent.parent
 """The checkout that these sources stand in."""
 
@@ -70,12 +71,13 @@ def entry(name: str, key: str, make: Callable[[Path], None]) -> Path:
     """The folder `NAME-KEY`, made by `make(folder)` if it is not there.
 
     `make` gets an empty folder; when it returns, the folder is complete and moves to its place.  When it raises, nothing stays.
+    Entries of the same name that were not used for a week go when a new one comes.
     """
     place = root() / f"{name}-{key}"
-    if place.is_dir():
+    if _used(place):
         return place
     with locked(f"{name}-{key}"):
-        if place.is_dir():
+        if _used(place):
             return place
         unfinished = root() / f".{name}-{key}.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -85,4 +87,23 @@ def entry(name: str, key: str, make: Callable[[Path], None]) -> Path:
             unfinished.rename(place)
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+    _used(place)
+    _forget_old(name, place)
     return place
+
+
+def _used(place: Path) -> bool:
+    """Whether the entry is there; if so, note that it was used now."""
+    try:
+        os.utime(place)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _forget_old(name: str, newest: Path) -> None:
+    """Remove entries of the same name that nobody has used for a long time."""
+    limit = newest.stat().st_mtime - KEPT_UNUSED_SECONDS
+    for other in root().glob(f"{name}-{'[0-9a-f]' * KEY_DIGITS}"):
+        if other.stat().st_mtime < limit:
+            shutil.rmtree(other, ignore_errors=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from e2e.images import bytecode
-from e2e.images.oci import EPOCH, new_layer
+from e2e.images.oci import EPOCH, LayerWriter, new_layer
 from e2e.images.reasons import ImageError, Reason
 
 USER = 65532
@@ -22,20 +22,11 @@ PYTHON_PACKAGES = ("python3.11", "libstdc++6", "libgcc-s1")
 TRITON_PACKAGES = (*PYTHON_PACKAGES, "libpython3.11", "bash", "libtinfo6")
 """Triton's Python stub needs Debian's libpython; Triton looks for the stub with a shell and starts it with bash."""
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-_UNUSED = [
-    *(f"usr/share/{name}" for name in ("bash-completion", "bug", "common-licenses", "debianutils", "doc", "gcc", "gdb", "info")),
-    *(
-        f"usr/share/{name}"
-        for name in ("lintian", "locale", "man", "menu", "perl5", "pixmaps", "applications", "python-wheels", "zoneinfo")
-    ),
-    *(f"usr/lib/python3.11/{name}" for name in ("ensurepip", "idlelib", "lib2to3", "pydoc_data", "turtledemo")),
-    *(f"usr/lib/python3.11/{name}" for name in ("sitecustomize.py", "EXTERNALLY-MANAGED")),
-    *("usr/lib/python3/dist-packages", "usr/lib/valgrind", "usr/share/python-wheels"),
-    *("etc/hostname", "etc/resolv.conf"),  # this machine's own, which mmdebstrap copies
-    *(f"etc/{name}" for name in ("apt", "cron.d", "cron.daily", "dpkg", "group", "init.d", "passwd", "python3.11", "skel")),
-    *("boot", "dev", "home", "media", "mnt", "opt", "proc", "root", "run", "srv", "sys", "tmp", "var"),
-]
-"""Documentation, package management, and folders that are made anew below."""
+_PROGRAMS = ("python3.11", "bash")
+"""All that can be started; dpkg, tar and the like come along as dependencies and stay out."""
+_USR_LINKS = ("bin", "lib", "lib64", "sbin")
+_UNUSED_MODULES = ("ensurepip", "idlelib", "lib2to3", "pydoc_data", "turtledemo", "test", "sitecustomize.py", "EXTERNALLY-MANAGED")
+_EMPTY_FOLDERS = ("dev", "opt", "proc", "run", "sys", "usr/lib64", "usr/sbin", "var")
 _TARGET = "$(ORIGIN)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)|$(CREATED_BY)"
 _PASSWD = f"root:x:0:0::/root:/usr/sbin/nologin\nnonroot:x:{USER}:{USER}::/tmp:/usr/sbin/nologin\n"
 _GROUP = f"root:x:0:\nnonroot:x:{USER}:\n"
@@ -46,25 +37,46 @@ def write_layer(tar: Path, packages: Sequence[str], work: Path, say: Callable[[s
     root = work / "root"
     say(f"  extracting Debian packages: {' '.join(packages)}")
     _extract(root, packages)
-    for name in _UNUSED:
-        path = root / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
-    bytecode.compile_tree(root / "usr/lib/python3.11", "/usr/lib/python3.11")
-    if (root / "usr/bin/bash").exists():
-        (root / "usr/bin/sh").unlink(missing_ok=True)
-        (root / "usr/bin/sh").symlink_to("bash")
+    modules = root / "usr/lib/python3.11"
+    for name in _UNUSED_MODULES:
+        _remove(modules / name)
+    bytecode.compile_tree(modules, "/usr/lib/python3.11")
     with new_layer(tar) as layer:
-        layer.tree(root, "")
+        _write_tree(root, layer)
+        for name in _EMPTY_FOLDERS:
+            layer.folder(name)
+        layer.folder("tmp", 0o1777)
         layer.file("etc/passwd", _PASSWD.encode())
         layer.file("etc/group", _GROUP.encode())
         layer.file("etc/nsswitch.conf", b"passwd: files\ngroup: files\nhosts: files dns\n")
-        for name in ("dev", "proc", "run", "sys", "var", "opt"):
-            layer.folder(name)
-        layer.folder("tmp", 0o1777)
     shutil.rmtree(root)
+
+
+def _write_tree(root: Path, layer: LayerWriter) -> None:
+    """What of the extracted packages goes into the image: a list of what does, so that nothing comes along unseen."""
+    for name in _USR_LINKS:
+        if (root / name).is_symlink():
+            layer.link(name, os.readlink(root / name))
+    for program in _PROGRAMS:
+        if (root / "usr/bin" / program).exists():
+            layer.copy(root / "usr/bin" / program, f"usr/bin/{program}")
+            if program == "bash":
+                layer.link("usr/bin/sh", "bash")
+    layer.tree(root / "usr/lib/python3.11", "usr/lib/python3.11")
+    for libraries in sorted((root / "usr/lib").glob("*-linux-gnu")):
+        _remove(libraries / "gconv")  # conversions of character sets that nothing here uses
+        layer.tree(libraries, f"usr/lib/{libraries.name}")
+    for loader in sorted((root / "usr/lib64").glob("*")):
+        layer.link(f"usr/lib64/{loader.name}", os.readlink(loader))
+    for licence in sorted((root / "usr/share/doc").glob("*/copyright")):
+        layer.file(f"usr/share/doc/{licence.parent.name}/copyright", licence.read_bytes())
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _extract(root: Path, packages: Sequence[str]) -> None:
