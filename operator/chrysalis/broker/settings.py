@@ -61,7 +61,8 @@ class Settings(Model):
     rootKeyFile: 32 bytes in hex that encrypt the stored model keys; absent: made in stateDir at first start.
     placement: External, InTD or Development; stands in every result.
     owners: raw Ed25519 public keys (hex) of the data owners who may store keys and policies; empty: nobody.
-    host, port: the TLS address; an empty host means every address of the pod.  healthPort: plain /healthz and /readyz.  metricsPort: plain /metrics.
+    host, port: the TLS address; an empty host means every address of the pod.
+    healthPort: plain /healthz and /readyz.  metricsPort: plain /metrics.
     nonceSeconds: how long a challenge is good.  resultRetentionSeconds: how long ended and refused results are kept.
     maxConcurrentAttestations: more are answered 429.
     collateral, kubernetes: see there.
