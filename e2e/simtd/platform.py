@@ -77,7 +77,7 @@ class Guests:
         server.socket = listen_inside(netns, GUEST_ADDRESS)
         with self._lock:
             self._servers[sandbox] = server
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 1.0}, daemon=True, name=f"guest-{sandbox[:8]}").start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.1}, daemon=True, name=f"guest-{sandbox[:8]}").start()
 
     def stop(self, sandbox: str) -> None:
         """Close a domain's service; nothing happens when there is none."""
