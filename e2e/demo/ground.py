@@ -83,8 +83,8 @@ def images(world: World, console: Console) -> str:
 
     for name in ("chrysalis", "chrysalis-worker"):
         console.doing(f"image {name}")
-        built = builder.build(name)
-        world.images[name] = world.running.import_image(built.archive, built.reference)
+        built = builder.build(name, console.doing)
+        world.images[name] = world.running.import_image(built.archive, built.repository)
         console.say(world.images[name])
     return f"{len(world.images)} images assembled from locked wheels, on both nodes by digest"
 
@@ -95,18 +95,9 @@ def down(world: World, console: Console) -> str:
         console.say(f"KEEP=1: all stays up. export KUBECONFIG={world.running.kubeconfig}")
         console.say("try: kubectl get cw,apol,sacct -A; kubectl describe cw; kubectl get events; then `make cluster-down`")
         return "left up, as asked"
-    for process in reversed(world.processes):
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-    ended = len(world.processes)
-    world.processes.clear()
     if world.cluster is not None:
         console.doing("ending the cluster")
         world.cluster.down()
         world.cluster = None
     shutil.rmtree(world.state, ignore_errors=True)
-    return f"no process, namespace, mount, cgroup or bridge is left; {ended} programs beside the cluster ended"
+    return "no process, namespace, mount, cgroup or bridge is left"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from e2e.demo import evidence, ground, hardware
+from e2e.demo import chain, evidence, ground, hardware
 from e2e.demo.story import Console, Step
 from e2e.demo.world import World
 
@@ -20,8 +20,8 @@ def steps(world: World) -> list[Step]:
         Step(1, "Prerequisites", of(ground.prerequisites)),
         Step(2, "Cluster", of(ground.cluster)),
         Step(3, "Simulated TDX", of(hardware.simulated_tdx)),
-        Step(4, "TON devnet", None),
-        Step(5, "Images", None),
+        Step(4, "TON devnet", of(chain.ton_devnet)),
+        Step(5, "Images", of(ground.images)),
         Step(6, "Real evidence", evidence.real_evidence),
         Step(7, "Install, seal, apply, Ready", None),
         Step(8, "A client that verifies", None),

@@ -28,7 +28,6 @@ class World:
     clock: Clock = field(default_factory=SystemClock)
     cluster: Cluster | None = None
     images: dict[str, str] = field(default_factory=dict)  # name -> name@sha256:…
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)  # ended in the last step
     facts: dict[str, Any] = field(default_factory=dict)  # what a later step needs of an earlier one
 
     @property
