@@ -90,6 +90,8 @@ def _drop_tests(packages: Path) -> None:
 
 
 def _write(tar: Path, packages: Path, place: str) -> None:
+    for record in packages.glob("*.dist-info/RECORD"):
+        record.unlink()  # holds hashes of the scripts, which differ with the path of this machine's interpreter
     bytecode.compile_tree(packages, f"{place}/{SITE_PACKAGES}")
     with new_layer(tar) as layer:
         layer.link(f"{place}/bin/python3", "/usr/bin/python3.11")
