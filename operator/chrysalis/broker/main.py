@@ -104,7 +104,7 @@ def tls_server(deps: Deps) -> uvicorn.Server:
         server_header=False,
         proxy_headers=False,
         limit_concurrency=MAX_CONNECTIONS,
-        timeout_graceful_shutdown=10,
+        timeout_graceful_shutdown=5,
     )
     config.load()
     if config.ssl is None:

@@ -34,6 +34,8 @@ from chrysalis.wire.reasons import Refused, WireError, WireReason
 
 MAX_ANSWER_BYTES = 8 * 1024 * 1024
 PROBLEM_TYPE = "application/problem+json"
+LIMITS = httpx.Limits(max_keepalive_connections=0)
+"""Each request is a connection of its own: requests are rare, and a kept one may be dead when the broker was restarted."""
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 M = TypeVar("M", bound=Model)
@@ -166,7 +168,9 @@ class BrokerClient:
         async with self._lock:
             if self._http is None:
                 server = await asyncio.to_thread(pinned_context, self._host, self._port, spki_sha256=self._pin, timeout=self._timeout)
-                self._http = httpx.AsyncClient(base_url=self._base, verify=server.context, timeout=self._timeout, trust_env=False)
+                self._http = httpx.AsyncClient(
+                    base_url=self._base, verify=server.context, timeout=self._timeout, trust_env=False, limits=LIMITS
+                )
             return self._http
 
 
