@@ -86,6 +86,7 @@ COLLATERAL = [
     (edited(lambda info, qe: info.update(tcbLevels=[])), "TcbLevelNotFound"),
     (edited(lambda info, qe: info.update(tcbEvaluationDataNumber="x")), "CollateralMalformed"),
     (CollateralShape(status="Nonsense"), "CollateralMalformed"),
+    (edited(lambda info, qe: qe.update(issueDate="yesterday")), "CollateralMalformed"),
 ]
 
 

@@ -315,3 +315,12 @@ def test_several_reasons_are_told_at_once(judge: Appraise, reasons: Reasons, pol
         "EventLogMissing",
         "ReportDataMismatch",
     ]
+
+
+def test_two_tuples_of_one_name_are_judged_apart(judge: Appraise, reasons: Reasons, policy_document: dict[str, Any]) -> None:
+    right = policy_document["tdx"]["measurements"][0]
+    lax = right["initdata"] | {"imageDigests": ["sha256:" + "f" * 64]}
+    other = {**right, "mrtd": OTHER48}
+    assert judge(document=changed(policy_document, "tdx.measurements", [other, right])).accepted
+    for order in ([{**right, "initdata": lax}, other], [other, {**right, "initdata": lax}]):
+        assert reasons(judge(document=changed(policy_document, "tdx.measurements", order))) == ["InitdataNotAllowed"]

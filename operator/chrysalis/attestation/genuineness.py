@@ -60,6 +60,8 @@ _FRAGMENTS: tuple[tuple[str, AttestationReason, str], ...] = (
     ("Signature is invalid", _R.SIGNATURE_INVALID, "the quoting enclave's report is not signed by the platform's key"),
     ("QE report hash mismatch", _R.SIGNATURE_INVALID, "the quoting enclave does not vouch for the key that signed the quote"),
     ("key hash mismatch", _R.SIGNATURE_INVALID, "the quoting enclave does not vouch for the key that signed the quote"),
+    ("Failed to parse TCB", _R.COLLATERAL_MALFORMED, "the collateral's TCB info or its signer cannot be read"),
+    ("Failed to parse QE Identity", _R.COLLATERAL_MALFORMED, "the collateral's QE identity or its signer cannot be read"),
     ("QE ", _R.QE_IDENTITY_MISMATCH, "the quoting enclave is not the one that Intel lists"),
     ("TDX module", _R.TDX_MODULE_MISMATCH, "the TDX module is not one that Intel lists for this platform"),
     ("Failed to decode TcbInfo", _R.COLLATERAL_MALFORMED, "the collateral's TCB info cannot be read"),

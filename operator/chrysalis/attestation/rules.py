@@ -144,13 +144,12 @@ def measurements(
     """The policy's tuple that allows these measurements, or the reasons why none does."""
     if not allowed:
         return None, [Reason.of(_R.MEASUREMENT_NOT_ALLOWED, "the policy allows no measurements (its list is empty)")]
-    differences = {item.name: _differences(item, quote) for item in allowed}
-    matching = [item for item in allowed if not differences[item.name]]
+    compared = [(item, _differences(item, quote)) for item in allowed]  # by position: nothing forbids two tuples of one name
+    matching = [item for item, differing in compared if not differing]
     if not matching:
-        nearest = min(allowed, key=lambda item: len(differences[item.name]))
-        names = ", ".join(differences[nearest.name])
-        shown = "; ".join(f"{name} {quote.registers[name].hex()}" for name in differences[nearest.name])
-        message = f"no tuple of the policy allows these measurements; the nearest, {nearest.name!r}, differs in {names}"
+        nearest, differing = min(compared, key=lambda pair: len(pair[1]))
+        shown = "; ".join(f"{name} {quote.registers[name].hex()}" for name in differing)
+        message = f"no tuple of the policy allows these measurements; the nearest, {nearest.name!r}, differs in {', '.join(differing)}"
         return None, [Reason.of(_R.MEASUREMENT_NOT_ALLOWED, message, f"the quote has {shown}")]
     current = [item for item in matching if item.expires is None or at < aware(item.expires)]
     if not current:
