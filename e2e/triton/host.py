@@ -56,7 +56,7 @@ def supervisor(folder: Path, repository: Path, installation: Installation) -> It
     log = folder / "triton.log"
     argv = [sys.executable, "-m", "chrysalis_worker.supervisor", "--model-repository", str(repository), "--run", str(folders.triton)]
     argv += ["--triton-home", str(installation.triton_home), "--python-bin", str(installation.python_bin)]
-    argv += ["--shared-memory-prefix", prefix, "--home", str(folders.scratch), "--drain-seconds", "5"]
+    argv += ["--shared-memory-prefix", prefix, "--home", str(folders.scratch), "--drain-seconds", "30"]
     with log.open("wb") as out:
         process = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT / "worker-image")})
     try:

@@ -116,8 +116,7 @@ class Agent:
             for task in (work, ending):
                 task.cancel()
             await asyncio.gather(work, ending, return_exceptions=True)
-            for server in self._serving:
-                await server.stop()
+            await asyncio.gather(*(server.stop() for server in self._serving))
 
     async def _work(self) -> None:
         pod = podinfo.read(self.paths.podinfo)

@@ -22,7 +22,9 @@ from chrysalis_worker.reasons import WorkerError, WorkerReason
 CANARY_TEXT = "canary"
 CANARY_SECONDS = 3.0
 """Above 1 s: a model whose stub is dead fails after exactly 1 s, and that answer says more than a time-out."""
-MAX_CONCURRENT = 8
+STALL_SECONDS = 20.0
+"""A canary that only waits behind jobs is excused while one of them ended, or began, within this time."""
+MAX_CONCURRENT = 4
 """Requests at Triton at once; what comes on top waits here, where it is seen and can be refused."""
 _INPUTS = {"TEXT": "BYTES", "return_num_input_tokens": "BOOL"}
 _OUTPUTS = {"EMBEDDING": "FP32", "num_input_tokens": "UINT32"}
@@ -57,7 +59,7 @@ class Engine(Protocol):
         """One vector for each text, all within `seconds`; raises WorkerError: InferenceFailed, InferenceTimeout."""
 
     async def canary(self) -> None:
-        """One small inference; raises WorkerError: CanaryFailed.  Other jobs that succeed meanwhile excuse a time-out."""
+        """One small inference; raises WorkerError: CanaryFailed.  A model that is merely busy is not sick."""
 
 
 class Triton:
@@ -67,7 +69,8 @@ class Triton:
         self._model = model
         self._client = triton.InferenceServerClient(target, channel_args=_OPTIONS)
         self._slots = asyncio.Semaphore(MAX_CONCURRENT)
-        self._succeeded = 0
+        self._running = 0
+        self._progress = 0.0  # on the loop's clock: when a batch of a job last ended well, or began on an idle model
         self._batch = 1
         self._dimension = 0
 
@@ -105,29 +108,39 @@ class Triton:
             async with asyncio.timeout(seconds):
                 for at in range(0, len(texts), self._batch):
                     async with self._slots:
-                        parts.append(await self._infer(texts[at : at + self._batch], seconds))
+                        parts.append(await self._batch_of_a_job(texts[at : at + self._batch], seconds))
         except TimeoutError as error:
             raise _timeout(seconds) from error
         except InferenceServerException as error:
             if "DEADLINE_EXCEEDED" in str(error.status()):
                 raise _timeout(seconds) from error
             raise _failed(str(error.status())) from None  # a model's own words may repeat a prompt
-        self._succeeded += 1
         if len(parts) == 1:
             return parts[0]
         return Embedded(np.concatenate([p.vectors for p in parts]), sum(p.tokens for p in parts))
 
     async def canary(self) -> None:
-        before = self._succeeded
         try:
             embedded = await self._infer([CANARY_TEXT], CANARY_SECONDS)
         except (InferenceServerException, WorkerError) as error:
-            if self._succeeded > before and "DEADLINE_EXCEEDED" in str(getattr(error, "status", str)()):
+            late = isinstance(error, InferenceServerException) and "DEADLINE_EXCEEDED" in str(error.status())
+            if late and self._running and _now() - self._progress < STALL_SECONDS:
                 return
             detail = error.detail if isinstance(error, WorkerError) else _detail(error)
             raise _sick(detail) from error
         if embedded.tokens < 1 or not np.isfinite(embedded.vectors).all():
             raise _sick(f"{embedded.tokens} tokens, or numbers that are none")
+
+    async def _batch_of_a_job(self, texts: Sequence[str], seconds: float) -> Embedded:
+        if self._running == 0:
+            self._progress = _now()
+        self._running += 1
+        try:
+            embedded = await self._infer(texts, seconds)
+            self._progress = _now()
+            return embedded
+        finally:
+            self._running -= 1
 
     async def _infer(self, texts: Sequence[str], seconds: float) -> Embedded:
         rows = [len(texts), 1]
@@ -140,6 +153,10 @@ class Triton:
         if not _is(vectors, (len(texts), self._dimension)) or not _is(tokens, (len(texts), 1)):
             raise _failed("the answer has not the shape that the model's configuration promises")
         return Embedded(vectors, int(tokens.sum()))
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _is(array: Any, shape: tuple[int, int]) -> bool:
