@@ -167,7 +167,7 @@ RESOURCES = (
 
 def definition(resource: Resource) -> dict[str, Any]:
     """The CustomResourceDefinition of one kind."""
-    status = structural(resource.status)
+    status = structural(resource.status, defaults=False)  # what the operator wrote is what it finds again
     status["properties"]["conditions"] |= {"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]}
     subresources: dict[str, Any] = {"status": {}}
     if resource.scale:

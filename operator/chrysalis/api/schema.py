@@ -27,19 +27,21 @@ class SchemaError(TypeError):
     """The model holds something that a structural schema cannot express, or a value without a bound."""
 
 
-def structural(model: type[BaseModel], rules: dict[type[BaseModel], list[Schema]] | None = None) -> Schema:
+def structural(model: type[BaseModel], rules: dict[type[BaseModel], list[Schema]] | None = None, *, defaults: bool = True) -> Schema:
     """The structural schema of a model; raises SchemaError.
 
     rules: CEL rules (members of x-kubernetes-validations) for a model, wherever in the tree it stands.
+    defaults: whether the API server fills in the models' defaults.
     """
     document = model.model_json_schema(by_alias=True)
     by_name = {kind.__name__: found for kind, found in (rules or {}).items()}
-    return _Converter(document.get("$defs", {}), by_name).convert({**document, "$name": model.__name__}, model.__name__)
+    return _Converter(document.get("$defs", {}), by_name, defaults).convert({**document, "$name": model.__name__}, model.__name__)
 
 
 class _Converter:
-    def __init__(self, definitions: dict[str, Schema], rules: dict[str, list[Schema]]) -> None:
+    def __init__(self, definitions: dict[str, Schema], rules: dict[str, list[Schema]], defaults: bool) -> None:
         self._definitions = definitions
+        self._defaults = defaults
         self._rules = rules
 
     def convert(self, node: Schema, path: str) -> Schema:
@@ -67,7 +69,7 @@ class _Converter:
             raise SchemaError(f"{path}: cannot express {sorted(node)} of type {kind}")
         if node.get("description"):
             result["description"] = node["description"]
-        if node.get("default") is not None:
+        if self._defaults and node.get("default") is not None:
             result["default"] = _without_null(node["default"])
         if self._rules.get(name):
             result["x-kubernetes-validations"] = result.get("x-kubernetes-validations", []) + self._rules[name]
