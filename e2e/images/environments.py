@@ -90,7 +90,7 @@ def _drop_tests(packages: Path) -> None:
 
 
 def _write(tar: Path, packages: Path, place: str) -> None:
-    for record in packages.glob("*.dist-info/RECORD"):
+    for record in packages.rglob("*.dist-info/RECORD"):
         record.unlink()  # holds hashes of the scripts, which differ with the path of this machine's interpreter
     bytecode.compile_tree(packages, f"{place}/{SITE_PACKAGES}")
     with new_layer(tar) as layer:
