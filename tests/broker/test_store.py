@@ -1,0 +1,120 @@
+"""The database: its migrations make what the tables say, and it keeps its promises by itself."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from chrysalis.broker import store as store_module
+from chrysalis.broker.audit import verify
+from chrysalis.broker.store import Store, StoredPolicy, StoredResult
+from chrysalis.broker.tables import metadata
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(f"sqlite:///{tmp_path / 'broker.db'}")
+
+
+def result(number: int, **changes: object) -> StoredResult:
+    members: dict[str, object] = {
+        "result_id": f"r{number}",
+        "verdict": "Accepted",
+        "namespace": "n",
+        "worker": "w",
+        "pod_uid": "u",
+        "key_id": "k",
+        "owner": "o",
+        "issued_at": number,
+        "expires_at": number + 100,
+        "document": "{}",
+    }
+    return StoredResult(**(members | changes))  # type: ignore[arg-type]
+
+
+def test_migrations_make_the_tables(store: Store) -> None:
+    with store._engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_opening_again_keeps_everything(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'broker.db'}"
+    first = Store(url)
+    first.add_result(result(1))
+    first.close()
+    found = Store(url).result("r1")
+    assert found is not None
+    assert found.key_id == "k"
+
+
+def test_the_journal_is_durable(store: Store) -> None:
+    with store._engine.connect() as connection:
+        assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
+        assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
+        assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("accepted without an end", {"expires_at": None}),
+        ("refused with an end", {"verdict": "Refused"}),
+        ("refused and released", {"verdict": "Refused", "expires_at": None, "released_at": 1}),
+        ("another verdict", {"verdict": "Perhaps"}),
+    ],
+)
+def test_impossible_results(store: Store, name: str, changes: dict[str, object]) -> None:
+    store.add_result(result(1))
+    with pytest.raises(IntegrityError):
+        store.add_result(result(2, **changes))
+    with pytest.raises(IntegrityError):
+        store.add_result(result(1))
+
+
+def test_a_nonce_is_spent_once_until_it_expires(store: Store) -> None:
+    assert store.spend_nonce("a", 100, 10)
+    assert not store.spend_nonce("a", 100, 99)
+    assert store.spend_nonce("b", 200, 100)  # sweeps
+    assert store.spend_nonce("a", 300, 100)
+
+
+def test_one_of_many_at_once_spends_it(store: Store) -> None:
+    won: list[bool] = []
+    threads = [threading.Thread(target=lambda: won.append(store.spend_nonce("n", 100, 1))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [False] * 7 + [True]
+
+
+def test_the_audit_chain_holds_under_concurrency(store: Store) -> None:
+    def write(number: int) -> None:
+        for version in range(1, 6):
+            store.put_policy(StoredPolicy(f"o{number}", "p", version, "{}", "{}"), version)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert verify(store.audit_log()) == 20
+
+
+def test_trimming(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(5):
+        store.add_result(result(number))
+    store.add_result(result(9, verdict="Refused", expires_at=None))
+    assert store.trim(before=102) == 3  # r0, r1 by their end, r9 by when it was issued
+    assert [r.result_id for r in store.results()] == ["r4", "r3", "r2"]
+    monkeypatch.setattr(store_module, "MAX_REFUSED_RESULTS", 2)
+    for number in range(200, 205):
+        store.add_result(result(number, verdict="Refused", expires_at=None))
+    assert store.trim(before=0) == 3
+    assert [r.result_id for r in store.results()] == ["r204", "r203", "r4", "r3", "r2"]
