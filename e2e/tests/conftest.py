@@ -11,19 +11,20 @@ import pytest
 from e2e import images
 from e2e.cluster import Cluster, ClusterError
 
-INSTANCE = "test"
+INSTANCE = os.environ.get("CHRYSALIS_INSTANCE") or "test"
 _FAILED = pytest.StashKey[bool]()
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The tests' own cluster: booted, or reused when it runs; ended afterwards unless KEEP=1."""
+    """The tests' own cluster: reused and left running when it runs already, else booted, and ended unless KEEP=1."""
     if os.geteuid() != 0:
         pytest.skip("the cluster needs root")
     made = Cluster(INSTANCE)
+    found = made.status().state == "up"
     made.up()
     yield made
-    if os.environ.get("KEEP") != "1":
+    if not found and os.environ.get("KEEP") != "1":
         made.down()
 
 
