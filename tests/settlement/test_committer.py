@@ -14,6 +14,7 @@ import pytest
 from chrysalis.chain import contract
 from chrysalis.chain.reasons import ChainError
 from chrysalis.chain.signer import SeedSigner
+from chrysalis.errors import ChrysalisError
 from chrysalis.receipts import merkle
 from chrysalis.settlement.committer import Committer
 from chrysalis.settlement.epoch_store import EpochStore
@@ -293,7 +294,7 @@ def test_another_code_or_other_terms_are_refused(bench: Any, make_chain: Any, si
             return strange
 
         chain.account = answer
-        with pytest.raises(SettlementError) as caught:
+        with pytest.raises(ChrysalisError) as caught:
             process.turn()
         assert caught.value.reason == SettlementReason.CONTRACT_FOREIGN
 

@@ -59,13 +59,15 @@ class Checked(Model):
     wallet: str
 
 
-def check(record: Record, *, ear_key: bytes | None = None) -> Checked:
+def check(record: Record, *, ear_key: bytes | None = None, billed: bool = True) -> Checked:
     """Everything that can be judged about one receipt by itself; raises ReceiptError that names what is wrong.
 
     1. The certificate is signed by the EAR key (when one is given) and its receipt key signed receipt and offer.
     2. Set and wrk of receipt, offer, ticket and certificate are one.
     3. The receipt's offer is this offer, the ticket names it too, and its model digest is the offer's.
     4. The amount is what use and prices give, within the ticket's maximum.
+
+    billed: False for a receipt that its settler refused to pay: then the ticket and step 4 are left out.
     """
     certificate = (
         ReceiptKeyCertificate.parse(record.certificate, ear_key) if ear_key else ReceiptKeyCertificate.parse_unverified(record.certificate)
@@ -73,7 +75,7 @@ def check(record: Record, *, ear_key: bytes | None = None) -> Checked:
     key = bytes.fromhex(certificate.receipt_key)
     receipt = Receipt.parse(record.receipt, key)  # 1
     offer = Offer.parse(record.offer, key)
-    ticket, kid = _ticket(receipt)
+    ticket, kid = _ticket(receipt) if billed else (None, "")
     wrk = worker_id(key)
     if {receipt.wrk, offer.wrk} != {wrk} or {receipt.set, offer.set, certificate.set} != {receipt.set}:  # 2
         raise ReceiptError(
@@ -88,9 +90,10 @@ def check(record: Record, *, ear_key: bytes | None = None) -> Checked:
             "keep each receipt with its own offer",
             receipt.offer,
         )
-    if ticket is not None:
-        check_ticket(receipt, ticket, offer)
-    check_amount(receipt, ticket, offer)  # 4
+    if billed:
+        if ticket is not None:
+            check_ticket(receipt, ticket, offer)
+        check_amount(receipt, ticket, offer)  # 4
     return Checked(receipt=receipt, token=record.receipt, ticket=ticket, ticket_kid=kid, wallet=certificate.wallet)
 
 

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from chrysalis.chain import contract
+from chrysalis.chain import contract, settlement
 from chrysalis.chain.client import ChainClient
 from chrysalis.chain.proof import Account
 from chrysalis.chain.reasons import ChainError, ChainReason
@@ -70,8 +70,9 @@ class Committer:
 
     async def turn(self) -> Outcome:
         """Go as far as proven state lets; raises ChainError and SettlementError (a person or time must help)."""
-        account = await self._chain.account(self._address)
-        state = self._state(account)
+        found = await settlement.read(self._chain, self._address)
+        state, account = found.state, found.account
+        self._check_terms(state)
         for _ in range(MAX_STEPS):
             view = await asyncio.to_thread(self._epochs.view)
             decision = decide(self._chain_view(state, account), view, frozenset(self._signers))
@@ -88,18 +89,7 @@ class Committer:
                 return Outcome(decision, state, account)
         return Outcome(Decision(Action.WAIT, SettlementReason.WAITING), state, account)
 
-    def _state(self, account: Account) -> contract.State:
-        if not account.active or account.data is None or account.code is None:
-            raise ChainError(
-                ChainReason.CONTRACT_ABSENT, f"there is no active contract at {self._address}", "deploy it with `chrysalis contract deploy`"
-            )
-        if account.code.hash != contract.code().hash:
-            raise SettlementError(
-                SettlementReason.CONTRACT_FOREIGN,
-                f"the contract at {self._address} has code that this version does not know",
-                "give the address of a settlement contract that this version's CLI deployed",
-            )
-        state = contract.parse_state(account.data)
+    def _check_terms(self, state: contract.State) -> None:
         if (state.policy.fee_bps, state.policy.global_id) != self._terms:
             raise SettlementError(
                 SettlementReason.CONTRACT_FOREIGN,
@@ -107,7 +97,6 @@ class Committer:
                 "set spec.feeBps and spec.globalId as the contract was deployed",
                 f"contract: {state.policy.fee_bps} basis points, chain {state.policy.global_id}; account: {self._terms}",
             )
-        return state
 
     def _chain_view(self, state: contract.State, account: Account) -> ChainView:
         due = state.pending.at + state.policy.delay_seconds if state.pending else 0
