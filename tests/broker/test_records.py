@@ -9,7 +9,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chrysalis.api.policy import AttestationPolicySpec, Envelope, SignedPolicy
-from chrysalis.broker.encryption import RootKeyEncryption
 from chrysalis.broker.reasons import BrokerError
 from chrysalis.broker.records import OwnersRecords
 from chrysalis.wire import dsse
@@ -122,8 +121,6 @@ def test_policies_of_one_name_belong_to_their_owners(world: World) -> None:
 
 
 def test_without_owners_nothing_is_stored(empty: World, reasons: Reasons) -> None:
-    from chrysalis.broker.reasons import BrokerError
-    from chrysalis.broker.records import OwnersRecords
 
     nobody = OwnersRecords(store=empty.deps.store, owners=[], encryption=None, clock=empty.clock)  # type: ignore[arg-type]
     with pytest.raises(BrokerError) as caught:

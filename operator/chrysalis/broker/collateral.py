@@ -80,11 +80,16 @@ class CollateralCache:
         return found
 
     def prove(self, candidate: Candidate) -> None:
-        """An appraisal found this collateral genuine: store it when it is fresh and not older than the stored one."""
-        if candidate.stored:
-            return
+        """An appraisal found this collateral genuine, and none of the candidates before it.
+
+        A fresh one is stored unless it is older than the stored one; a stored one shows that the fresh one is worthless.
+        """
         key = (candidate.fmspc, candidate.ca)
         with self._lock_of(key):
+            if candidate.stored:
+                if self._fresh.pop(key, None) is not None:
+                    self._metrics.collateral_fetches.labels("forged").inc()
+                return
             held = self._held(key)
             if held is None or (held != candidate.collateral and not older(candidate.collateral, held)):
                 self._put(key, candidate.collateral)
