@@ -114,7 +114,7 @@ class Brokers:
 
 _OTHER_BROKER = (
     "spec.broker.spkiSha256 is not the key of the broker that this operator asks; "
-    "set the one that the broker's log and `chrysalis keys` show, or configure the operator for that broker"
+    "set the one that `chrysalis keys pin` shows, or configure the operator for that other broker"
 )
 
 
