@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
 import ssl
 import sys
 from pathlib import Path
@@ -156,6 +157,9 @@ def main(argv: list[str] | None = None) -> int:
     ]
     for server in plain:
         server.start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # uvicorn handles both while it serves and raises them again afterwards; the process shall end by itself then.
+        signal.signal(number, lambda _number, _frame: None)
     log.info("broker starts", extra={"event": "Start"})
     try:
         tls_server(deps).run()
