@@ -8,8 +8,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ async def _serve(config: Settings, service: Service, metrics: Metrics, clock: Cl
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     tasks = [asyncio.create_task(service.run()), asyncio.create_task(ended.wait())]
-    tasks += [asyncio.create_task(server.main_loop_forever()) for server in servers]
+    tasks += [asyncio.create_task(server.serve()) for server in servers]
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     for server in servers:
         server.should_exit = True
@@ -131,9 +131,10 @@ async def _serve(config: Settings, service: Service, metrics: Metrics, clock: Cl
 class _Server(uvicorn.Server):
     """uvicorn without its own signal handlers: the process has one way to end."""
 
-    async def main_loop_forever(self) -> None:
-        """Serve until should_exit is set."""
-        await self._serve()
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Leave the signals to `_serve`."""
+        yield
 
 
 def _server(web: FastAPI, host: str, port: int, certificate: Path | None = None, key: Path | None = None) -> _Server:
