@@ -225,7 +225,6 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
         server.stop()
 
 
-@pytest.mark.fault
 def test_storing_at_a_broker_survives_its_kill(tmp_path: Path, model: Path, policy: Path, broker: Broker, capsys: Any) -> None:
     pin = yaml.safe_load(run("keys", "pin", broker.url).output)
     assert pin["url"] == broker.url

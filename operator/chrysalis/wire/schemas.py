@@ -1,0 +1,55 @@
+"""The broker's messages as JSON Schema, generated from their models: `python -m chrysalis.wire.schemas docs/wire`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic.json_schema import models_json_schema
+
+from chrysalis.api.base import Model
+from chrysalis.api.policy import Envelope, SignedPolicy
+from chrysalis.wire import broker, ear
+
+FILE = "broker.schema.json"
+MESSAGES: tuple[type[Model], ...] = (
+    broker.Challenge,
+    broker.Evidence,
+    broker.AttestResult,
+    broker.ReleaseRequest,
+    broker.WrappedKey,
+    broker.KeyRecord,
+    broker.ResultView,
+    broker.ResultList,
+    broker.Problem,
+    broker.AttestationDocument,
+    Envelope,
+    SignedPolicy,
+    ear.Ear,
+)
+
+
+def document() -> dict[str, Any]:
+    """One JSON Schema (draft 2020-12) whose `$defs` hold every message."""
+    _, schema = models_json_schema([(message, "validation") for message in MESSAGES], by_alias=True, title="The broker's API, version 1")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "schemaVersion": "chrysalis/v1", **schema}
+
+
+def text() -> str:
+    """The file's text."""
+    return json.dumps(document(), indent=1, ensure_ascii=False) + "\n"
+
+
+def main(argv: list[str]) -> int:
+    """Write the file into the folder that is named."""
+    if len(argv) != 1:
+        print("usage: python -m chrysalis.wire.schemas FOLDER", file=sys.stderr)
+        return 2
+    (Path(argv[0]) / FILE).write_text(text())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
