@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from e2e.demo import chain, evidence, ground, hardware
+from e2e.demo import chain, evidence, ground, hardware, install
 from e2e.demo.story import Console, Step
 from e2e.demo.world import World
 
@@ -23,7 +23,7 @@ def steps(world: World) -> list[Step]:
         Step(4, "TON devnet", of(chain.ton_devnet)),
         Step(5, "Images", of(ground.images)),
         Step(6, "Real evidence", evidence.real_evidence),
-        Step(7, "Install, seal, apply, Ready", None),
+        Step(7, "Install, seal, apply, Ready", of(install.install)),
         Step(8, "A client that verifies", None),
         Step(9, "Triton is really there", None),
         Step(10, "Settlement", None),

@@ -26,7 +26,7 @@ _MODEL_PACKAGES = ("numpy", "numpy.libs", "onnxruntime", "tokenizers")
 """What models import.  The model itself is not here: it comes sealed, and is opened inside the trust domain."""
 _UNUSED_IN_MODELS = [
     *(f"onnxruntime/{name}" for name in ("transformers", "quantization", "tools", "datasets", "backend")),
-    *(f"numpy/{name}" for name in ("f2py", "core/include", "core/lib", "distutils", "typing", "doc")),
+    *(f"numpy/{name}" for name in ("f2py", "core/include", "core/lib", "distutils", "doc")),
 ]
 
 

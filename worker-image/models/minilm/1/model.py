@@ -6,13 +6,15 @@ The names of the token count follow vLLM's schema for Triton, so that the gatewa
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 import triton_python_backend_utils as pb_utils
 from tokenizers import Tokenizer
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 MAX_TOKENS = 256
 """What the model was trained with; longer texts are cut there, as sentence-transformers does."""
