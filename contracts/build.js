@@ -1,6 +1,6 @@
 // Compiles settlement_root.tolk and writes build/settlement_root.json and the Python module that carries the code.
 //   node build.js          write both
-//   node build.js --print  print the JSON only, write nothing (the test that the committed code is the source's)
+//   node build.js --print FILE…  print a list of what other sources compile to; write nothing (for the tests)
 'use strict';
 const fs = require('fs');
 const path = require('path');
@@ -11,11 +11,12 @@ const packages = createRequire(path.join(process.env.CHRYSALIS_NODE_MODULES || p
 const { runTolkCompiler } = packages('@ton/tolk-js');
 
 const SOURCE = 'settlement_root.tolk';
+const printing = process.argv.indexOf('--print');
 
-async function main() {
+async function compile(file) {
   const result = await runTolkCompiler({
     entrypointFileName: SOURCE,
-    fsReadCallback: (name) => fs.readFileSync(path.join(__dirname, name), 'utf8'),
+    fsReadCallback: (name) => fs.readFileSync(name === SOURCE ? file : path.join(__dirname, name), 'utf8'),
     optimizationLevel: 2,
     withStackComments: false,
   });
@@ -23,14 +24,19 @@ async function main() {
     process.stderr.write(result.message + '\n');
     process.exit(1);
   }
-  const built = { schemaVersion: 1, source: SOURCE, compiler: `tolk ${result.tolkVersion}`, hash: result.codeHashHex.toLowerCase(), code: result.codeBoc64 };
-  const json = JSON.stringify(built, null, 2) + '\n';
-  if (process.argv.includes('--print')) {
-    process.stdout.write(json);
+  return { schemaVersion: 1, source: SOURCE, compiler: `tolk ${result.tolkVersion}`, hash: result.codeHashHex.toLowerCase(), code: result.codeBoc64 };
+}
+
+async function main() {
+  if (printing > 0) {
+    const built = [];
+    for (const file of process.argv.slice(printing + 1)) built.push(await compile(file));
+    process.stdout.write(JSON.stringify(built));
     return;
   }
+  const built = await compile(path.join(__dirname, SOURCE));
   fs.mkdirSync(path.join(__dirname, 'build'), { recursive: true });
-  fs.writeFileSync(path.join(__dirname, 'build', 'settlement_root.json'), json);
+  fs.writeFileSync(path.join(__dirname, 'build', 'settlement_root.json'), JSON.stringify(built, null, 2) + '\n');
   const lines = built.code.match(/.{1,100}/g).map((line) => `    "${line}"`).join('\n');
   fs.writeFileSync(
     path.join(__dirname, '..', 'operator', 'chrysalis', 'chain', 'compiled.py'),

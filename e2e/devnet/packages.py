@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
+import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -13,6 +17,7 @@ from e2e.devnet.reasons import DevnetError, DevnetReason
 CONTRACTS = store.REPOSITORY / "contracts"
 FILES = ("package.json", "package-lock.json", ".npmrc")
 INSTALL_SECONDS = 600
+COMPILE_SECONDS = 120
 
 
 @cache
@@ -38,3 +43,22 @@ def node_modules() -> Path:
             )
 
     return store.entry("node", key, install) / "node_modules"
+
+
+def compile_contracts(sources: Sequence[str]) -> list[dict[str, str]]:
+    """What contracts/build.js makes of these texts of settlement_root.tolk: members hash, code, compiler.
+
+    Raises DevnetError with the compiler's words.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        command = ["node", str(CONTRACTS / "build.js"), "--print"]
+        for number, source in enumerate(sources):
+            file = Path(folder) / f"{number}.tolk"
+            file.write_text(source)
+            command.append(str(file))
+        environment = os.environ | {"CHRYSALIS_NODE_MODULES": str(node_modules())}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=COMPILE_SECONDS)
+    if done.returncode:
+        raise DevnetError(DevnetReason.NOT_COMPILED, "the contract does not compile", "read the compiler's words", done.stderr[-2000:])
+    built: list[dict[str, str]] = json.loads(done.stdout)
+    return built

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from pytoniq_core.boc.address import Address
 from pytoniq_core.boc.cell import Cell
+from pytoniq_core.tlb.account import StateInit
 
 from chrysalis.chain import contract
 from chrysalis.chain.client import external_message
@@ -42,13 +43,14 @@ class Pool:
     policy: Policy = field(default_factory=policy)
     top_up: int = 100 * TON
     now: int = START
+    code: Cell = field(default_factory=lambda: contract.code())
     signer: SeedSigner = field(default_factory=lambda: SeedSigner(secrets.token_bytes(32)))
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.tvm, configuration(self.tvm.default_config()))
-        self.address = contract.contract_address(self.policy, self.signer.public_key)
-        self.account = contract.account_id(self.address)
-        init = contract.state_init(self.policy, self.signer.public_key)
+        init = StateInit(code=self.code, data=contract.initial_data(self.policy, self.signer.public_key))
+        self.account = bytes(init.serialize().hash)
+        self.address = "0:" + self.account.hex()
         deployment = internal_message(
             source=Address(OWNER), destination=Address(self.address), value=self.top_up, body=contract.top_up_body(), init=init
         )
@@ -65,6 +67,12 @@ class Pool:
     def balance(self) -> int:
         """The contract's nanoton."""
         return self.ledger.balance(self.account)
+
+    def set_balance(self, nanoton: int) -> None:
+        """Give the contract exactly this balance; it keeps its state."""
+        init = self.ledger.state(self.account)
+        assert init is not None
+        self.ledger.place(self.account, init, nanoton, self.now)
 
     def content(self, leaves: Mapping[bytes, int], *, fees: int = 0, **changes: object) -> CommitContent:
         """The content of the next epoch for these leaves."""

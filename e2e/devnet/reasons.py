@@ -12,6 +12,7 @@ class DevnetReason(StrEnum):
 
     NODE_MISSING = "NodeMissing"
     PACKAGES_NOT_INSTALLED = "PackagesNotInstalled"
+    NOT_COMPILED = "NotCompiled"
     TVM_FAILED = "TvmFailed"
     MESSAGE_NOT_ACCEPTED = "MessageNotAccepted"
     MESSAGE_MALFORMED = "MessageMalformed"
