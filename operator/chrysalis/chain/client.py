@@ -27,7 +27,7 @@ from pytoniq_core.tlb.transaction import ExternalMsgInfo, MessageAny
 from chrysalis.api.account import Liteserver
 from chrysalis.chain import contract, proof
 from chrysalis.chain.proof import Account, Head
-from chrysalis.chain.reasons import ChainError, ChainReason
+from chrysalis.chain.reasons import ChainError, ChainReason, malformed
 from chrysalis.chain.servers import ChainConfig
 from chrysalis.clock import Clock
 
@@ -239,7 +239,10 @@ class LiteserverClient:
 
 def _lite_client(server: Liteserver, timeout: float) -> LiteClient:
     key = base64.b64encode(bytes.fromhex(server.key)).decode()
-    client = LiteClient(server.host, server.port, key, timeout=int(timeout), trust_level=1)
+    try:
+        client = LiteClient(server.host, server.port, key, timeout=int(timeout), trust_level=1)
+    except Exception as error:  # PyNaCl, for 32 bytes that are no point of the curve
+        raise malformed(f"the key of the liteserver {server.host}:{server.port}", f"{server.key}: {error}") from error
     client.logger = logging.getLogger("pytoniq")
     return client
 
