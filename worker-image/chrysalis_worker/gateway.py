@@ -44,8 +44,8 @@ BODY_SECONDS = 30.0
 """For a client to send its whole request."""
 BODY_BUDGET_BYTES = 64 * 1024 * 1024
 """Of all request bodies that are in memory at once."""
-QUOTES_PER_SECOND = 1.0
-QUOTE_BURST = 5
+QUOTES_PER_SECOND = 4.0
+QUOTE_BURST = 16
 MAX_PAGE = 1000
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 SETTLER_TOKEN_SECONDS = 3600

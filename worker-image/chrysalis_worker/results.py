@@ -49,7 +49,7 @@ def _check_certificate(result: AttestResult, *, identity: MeasuredIdentity, evid
     expected = {
         "receipt key": (certificate.receipt_key, evidence.keys.receipt.lower()),
         "set": (certificate.set, identity.set),
-        "wallet": (certificate.wallet, identity.wallet),
+        "wallet": (certificate.wallet, identity.wallet.lower()),
         "reservation keys": (certificate.reservation_keys, [key.lower() for key in identity.reservation_keys]),
         "result": (certificate.result_id, result.result_id),
     }
