@@ -90,15 +90,13 @@ def test_leaves_that_are_no_amounts(value: int) -> None:
 
 GOOD = CommitContent.from_boc(boc("content")).cell()
 LOG = GOOD.refs[0]
+LONG_LOG = Builder().store_cell(LOG).store_uint(0, 1).end_cell()
 FIXED_BITS = 32 + 64 + 512  # tag, epoch, prev, root
 BAD_CONTENT = [
     ("another tag", Builder().store_uint(1, 32).store_bits(GOOD.bits[32:]).store_ref(LOG).end_cell()),
     ("no log", Builder().store_bits(GOOD.bits).end_cell()),
     ("something after it", Builder().store_cell(GOOD).store_uint(1, 1).end_cell()),
-    (
-        "something after the log",
-        Builder().store_bits(GOOD.bits).store_ref(Builder().store_cell(LOG).store_uint(0, 1).end_cell()).end_cell(),
-    ),
+    ("something after the log", Builder().store_bits(GOOD.bits).store_ref(LONG_LOG).end_cell()),
     ("an empty cell", Cell.empty()),
     ("an amount of 2^63", Builder().store_bits(GOOD.bits[:FIXED_BITS]).store_coins(LIMIT).store_coins(0).store_ref(LOG).end_cell()),
 ]
@@ -122,15 +120,15 @@ def test_foreign_bytes_never_trip_the_readers(data: bytes) -> None:
 
 @settings(max_examples=150)
 @given(st.integers(0, len(boc("earned")) - 1), st.integers(1, 255))
-def test_a_flipped_byte_is_refused_or_another_root(at: int, flip: int) -> None:
+def test_a_flipped_byte_is_refused_or_another_root_or_changes_nothing(at: int, flip: int) -> None:
     data = bytearray(boc("earned"))
     data[at] ^= flip
     try:
         cell = contract.read_earned(bytes(data))
-        contract.earned_leaves(cell)
+        leaves = contract.earned_leaves(cell)
     except ChainError:
         return
-    assert bytes(data) == boc("earned") or contract.root_hash(cell).hex() != GOLDEN["cells"]["earnedRoot"]
+    assert leaves == vectors.LEAVES or contract.root_hash(cell).hex() != GOLDEN["cells"]["earnedRoot"]
 
 
 def test_too_many_bytes_are_not_read() -> None:
