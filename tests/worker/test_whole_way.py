@@ -78,6 +78,8 @@ class Scene:
     async def until(self, what: Callable[[], bool]) -> None:
         async with asyncio.timeout(8):
             while not what():
+                assert self.task is not None
+                assert not self.task.done()
                 await asyncio.sleep(0.01)
 
     async def ready(self) -> None:
