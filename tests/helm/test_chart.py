@@ -1,0 +1,168 @@
+"""The chart: lint, what values are refused, and what every rendering must hold.  Needs helm; without it, only files are compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chrysalis.api import names
+from chrysalis.api.crd import RESOURCES, definition
+from chrysalis.broker.settings import Settings as BrokerSettings
+from chrysalis.controller.settings import Settings as ControllerSettings
+from chrysalis.settlement.settings import Settings as SettlerSettings
+
+CHART = Path(__file__).resolve().parents[2] / "helm" / "chrysalis"
+IMAGE = "registry.example/chrysalis@sha256:" + "ab" * 32
+SETTLER = [
+    "settler.enabled=true",
+    "settler.keysSecret=keys",
+    "settler.broker.spkiSha256=" + "cd" * 32,
+    "settler.broker.earKey=" + "ef" * 32,
+]
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    """helm as the cluster's build keeps it, or as it is installed."""
+    cache = Path(os.environ.get("CACHE") or Path.home() / ".cache" / "chrysalis")
+    built = sorted(cache.glob("*/helm"))
+    found = shutil.which("helm") or (str(built[-1]) if built else None)
+    if found is None:
+        pytest.skip("no helm here; the scenarios on the cluster install the chart")
+    return found
+
+
+def run(helm: str, *values: str, command: str = "template") -> subprocess.CompletedProcess[str]:
+    settings = [part for value in values for part in ("--set-string" if "Sha256" in value or "earKey" in value else "--set", value)]
+    named = ["chrysalis"] if command == "template" else []
+    return subprocess.run([helm, command, *named, str(CHART), "--namespace", "chrysalis-system", *settings], capture_output=True, text=True)
+
+
+def rendered(helm: str, *values: str) -> list[dict[str, Any]]:
+    """The objects of a rendering."""
+    done = run(helm, f"image={IMAGE}", *values)
+    assert done.returncode == 0, done.stderr
+    return [found for found in yaml.safe_load_all(done.stdout) if found]
+
+
+def of_kind(objects: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    """name → object, for one kind."""
+    return {o["metadata"]["name"]: o for o in objects if o["kind"] == kind}
+
+
+def test_lint(helm: str) -> None:
+    done = run(helm, f"image={IMAGE}", *SETTLER, command="lint")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ([], "image"),
+        (["image=registry.example/chrysalis:1"], "image"),
+        ([f"image={IMAGE}", "colour=red"], "colour"),
+        ([f"image={IMAGE}", "broker.owner={}"], "owner"),
+        ([f"image={IMAGE}", "broker.placement=InTD"], "placement"),
+        ([f"image={IMAGE}", "settler.enabled=true"], "keysSecret"),
+        ([f"image={IMAGE}", "operator.replicas=0"], "replicas"),
+    ],
+)
+def test_values_that_are_refused(helm: str, values: list[str], word: str) -> None:
+    done = run(helm, *values)
+    assert done.returncode != 0
+    assert word in done.stderr
+    assert run(helm, f"image={IMAGE}").returncode == 0  # the twin
+
+
+def test_the_definitions_are_the_generated_ones(helm: str) -> None:
+    found = of_kind(rendered(helm), "CustomResourceDefinition")
+    for resource in RESOURCES:
+        expected = definition(resource)
+        shown = found[expected["metadata"]["name"]]
+        assert shown["metadata"].pop("annotations") == {"helm.sh/resource-policy": "keep"}
+        assert json.dumps(shown, sort_keys=True) == json.dumps(expected, sort_keys=True)
+    assert not of_kind(rendered(helm, "crds.enabled=false"), "CustomResourceDefinition")
+    loose = of_kind(rendered(helm, "crds.keep=false"), "CustomResourceDefinition")
+    assert all("annotations" not in crd["metadata"] for crd in loose.values())
+
+
+def test_each_process_reads_its_configuration(helm: str) -> None:
+    owners = "broker.owners={" + "12" * 32 + "}"
+    maps = of_kind(rendered(helm, *SETTLER, "broker.collateral.url=http://pccs.example:8081", owners), "ConfigMap")
+    controller = ControllerSettings.model_validate(yaml.safe_load(maps["chrysalis-operator"]["data"]["controller.yaml"]))
+    assert controller.lease.namespace == "chrysalis-system"
+    broker = BrokerSettings.model_validate(yaml.safe_load(maps["chrysalis-broker"]["data"]["broker.yaml"]))
+    assert broker.kubernetes is not None
+    assert broker.kubernetes.service_accounts == [f"chrysalis-system:{names.SERVICE_ACCOUNT_OPERATOR}"]
+    settler = SettlerSettings.model_validate(yaml.safe_load(maps["chrysalis-operator"]["data"]["settler.yaml"]))
+    assert settler.broker.spki_sha256 == "cd" * 32
+    assert "settler.yaml" not in of_kind(rendered(helm), "ConfigMap")["chrysalis-operator"]["data"]
+
+
+def test_pods_are_restricted(helm: str) -> None:
+    deployments = of_kind(rendered(helm, *SETTLER), "Deployment")
+    assert {name: len(d["spec"]["template"]["spec"]["containers"]) for name, d in deployments.items()} == {
+        "chrysalis-broker": 1,
+        "chrysalis-operator": 2,
+    }
+    for deployment in deployments.values():
+        pod = deployment["spec"]["template"]["spec"]
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        for container in pod["containers"]:
+            assert "@sha256:" in container["image"]
+            security = container["securityContext"]
+            assert (security["readOnlyRootFilesystem"], security["allowPrivilegeEscalation"]) == (True, False)
+            assert security["capabilities"] == {"drop": ["ALL"]}
+    only = of_kind(rendered(helm), "Deployment")["chrysalis-operator"]
+    assert [c["name"] for c in only["spec"]["template"]["spec"]["containers"]] == ["operator"]
+
+
+def test_the_broker_may_run_another_image(helm: str) -> None:
+    other = "registry.example/broker@sha256:" + "99" * 32
+    deployments = of_kind(rendered(helm, f"broker.image={other}"), "Deployment")
+    images = {name: d["spec"]["template"]["spec"]["containers"][0]["image"] for name, d in deployments.items()}
+    assert images == {"chrysalis-broker": other, "chrysalis-operator": IMAGE}
+
+
+def test_rights_are_small(helm: str) -> None:
+    objects = rendered(helm, *SETTLER)
+    for role in [*of_kind(objects, "ClusterRole").values(), *of_kind(objects, "Role").values()]:
+        for rule in role["rules"]:
+            assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"]
+            assert "secrets" not in rule["resources"]
+            assert "delete" not in rule["verbs"]
+    broker = of_kind(objects, "ClusterRole")["chrysalis-system-chrysalis-broker"]
+    assert broker["rules"] == [{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]
+
+
+def test_admission_policies_are_bound_and_scoped(helm: str) -> None:
+    objects = rendered(helm, "admission.runtimeClasses={chrysalis-simtd}", "admission.exemptNamespaces={kept}")
+    policies = of_kind(objects, "ValidatingAdmissionPolicy")
+    bindings = of_kind(objects, "ValidatingAdmissionPolicyBinding")
+    assert set(policies) == set(bindings)
+    for name, policy in policies.items():
+        assert policy["spec"]["failurePolicy"] == "Fail"
+        assert bindings[name]["spec"]["validationActions"] == ["Deny"]
+        assert all(v["message"].startswith("chrysalis: ") for v in policy["spec"]["validations"])
+        if name != "chrysalis-pool-label":
+            assert policy["spec"]["matchConstraints"]["namespaceSelector"] == {"matchLabels": {names.LABEL_POOL: "true"}}
+            assert policy["spec"]["matchConditions"][0]["expression"] == '!(request.namespace in ["kept"])'
+    everything = json.dumps(policies)
+    for word in (
+        names.GATE_ATTESTATION,
+        names.READINESS_ATTESTED,
+        names.ANNOTATION_ADMITTED,
+        names.ANNOTATION_INITDATA,
+        names.LABEL_WORKER,
+    ):
+        assert word in everything
+    assert f"system:serviceaccount:chrysalis-system:{names.SERVICE_ACCOUNT_OPERATOR}" in everything
+    assert not of_kind(rendered(helm, "admission.enabled=false"), "ValidatingAdmissionPolicy")
