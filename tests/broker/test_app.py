@@ -164,7 +164,9 @@ def test_listing(world: World, reasons: Reasons) -> None:
     assert listed(f"after={ids[2]}") == [ids[4], ids[3]]
     assert listed("namespace=pool&worker=w&podUID=uid-1") == ids[::-1]
     assert listed("namespace=other") == []
-    for query in ("limit=0", "limit=501", "limit=x", "limit=-1", "limit=99999999999999999999", "colour=red"):
+    assert listed("verdict=Accepted") == ids[::-1]
+    assert listed("verdict=Refused") == []
+    for query in ("limit=0", "limit=1001", "verdict=Maybe", "limit=x", "limit=-1", "limit=99999999999999999999", "colour=red"):
         assert reasons(world.reading(f"/v1/results?{query}")) == ["MessageMalformed"]
     assert reasons(world.reading("/v1/results?after=unknown")) == ["ResultUnknown"]
 

@@ -56,6 +56,12 @@ STRANGER = Ed25519PrivateKey.generate()
             put_key(lambda w: signed(w.acme, record(w, version=2), key=w.rival.key)), 403, "OwnerMismatch", id="signed by another owner"
         ),
         pytest.param(
+            lambda w: w.put("/v1/keys/fresh", signed(w.acme, record(w, key_id="fresh"), key=w.rival.key)),
+            403,
+            "OwnerMismatch",
+            id="a new key in another owner's name",
+        ),
+        pytest.param(
             put_key(lambda w: signed(w.rival, w.rival.record(key_id="acme", version=9).model_dump_json(by_alias=True).encode())),
             403,
             "OwnerMismatch",

@@ -115,6 +115,15 @@ def test_trimming(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [r.result_id for r in store.results()] == ["r4", "r3", "r2"]
     monkeypatch.setattr(store_module, "MAX_REFUSED_RESULTS", 2)
     for number in range(200, 205):
-        store.add_result(result(number, verdict="Refused", expires_at=None))
+        store.add_result(result(number, verdict="Refused", expires_at=None, pod_uid=f"u{number}"))
     assert store.trim(before=0) == 3
     assert [r.result_id for r in store.results()] == ["r204", "r203", "r4", "r3", "r2"]
+
+
+def test_one_pod_does_not_fill_the_table(store: Store) -> None:
+    store.add_result(result(1))
+    store.add_result(result(2, verdict="Refused", expires_at=None, pod_uid="other"))
+    for number in range(10, 40):
+        store.add_result(result(number, verdict="Refused", expires_at=None))
+    kept = [r.result_id for r in store.results()]
+    assert kept == [f"r{number}" for number in range(39, 31, -1)] + ["r2", "r1"]

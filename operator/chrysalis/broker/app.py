@@ -40,10 +40,11 @@ log = logging.getLogger(__name__)
 MAX_EVIDENCE_BODY = 2 * 1024 * 1024
 MAX_ENVELOPE_BODY = 1024 * 1024
 MAX_SMALL_BODY = 4096
-MAX_LIST = 500
+MAX_LIST = 1000
 HOUSEKEEPING_SECONDS = 30
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
-LIST_PARAMETERS = frozenset({"namespace", "worker", "podUID", "after", "limit"})
+LIST_PARAMETERS = frozenset({"namespace", "worker", "podUID", "verdict", "after", "limit"})
+VERDICTS = ("", "Accepted", "Refused")
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 
@@ -153,12 +154,15 @@ def _readers(app: FastAPI, deps: Deps) -> None:
         limit = query.get("limit", "100")
         if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:6]) <= MAX_LIST):
             raise _malformed("the query", f"limit must be 1 to {MAX_LIST}")
+        if query.get("verdict", "") not in VERDICTS:
+            raise _malformed("the query", "verdict must be Accepted or Refused")
         found = await run_in_threadpool(
             deps.results.list,
             caller,
             namespace=query.get("namespace", ""),
             worker=query.get("worker", ""),
             pod_uid=query.get("podUID", ""),
+            verdict=query.get("verdict", ""),
             after=query.get("after", ""),
             limit=int(limit),
         )

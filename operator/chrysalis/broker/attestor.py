@@ -7,6 +7,7 @@ import binascii
 import logging
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -36,6 +37,7 @@ log = logging.getLogger(__name__)
 
 AFFIRMING, WARNING = 2, 32
 """Trustworthiness tiers of AR4SI (draft-ietf-rats-ar4si)."""
+MAX_TEXT = 512
 DEVELOPER = "https://chrysalis.dev"
 
 
@@ -71,7 +73,7 @@ class _Case:
         self.reasons.append(NamedReason(reason=reason, message=message, remedy=remedy, detail=detail))
 
     def refuse_for(self, error: ChrysalisError) -> None:
-        self.reasons.append(NamedReason.model_validate(error.as_dict()))
+        self.reasons.append(_named(error.as_dict()))
 
 
 class Attestor:
@@ -202,7 +204,7 @@ class Attestor:
                 break
         case.verdict = verdict
         if verdict is not None:
-            case.reasons += [NamedReason.model_validate(reason.model_dump(mode="json")) for reason in verdict.reasons]
+            case.reasons += [_named(reason.model_dump(mode="json")) for reason in verdict.reasons]
         if verdict is None or (verdict.accepted and case.candidate is None):
             raise AssertionError("an appraisal accepts only what it found genuine")
         if verdict.evidence_class is not None:
@@ -372,6 +374,11 @@ def _appraisal(result: EarResult) -> Appraisal:
         vector=vector,
         policy_id=f"policy:{result.policy_owner}/{result.policy_name}/{result.policy_version}",
     )
+
+
+def _named(members: dict[str, Any]) -> NamedReason:
+    """A reason with its free text bounded: results are kept and listed by the thousand."""
+    return NamedReason.model_validate(members | {"message": members["message"][:MAX_TEXT], "detail": members["detail"][:MAX_TEXT]})
 
 
 def _decode(name: str, text: str) -> bytes:

@@ -91,10 +91,20 @@ class Results:
         return _view(self._of(caller, result_id))
 
     def list(
-        self, caller: Caller, *, namespace: str = "", worker: str = "", pod_uid: str = "", after: str = "", limit: int = 100
+        self,
+        caller: Caller,
+        *,
+        namespace: str = "",
+        worker: str = "",
+        pod_uid: str = "",
+        verdict: str = "",
+        after: str = "",
+        limit: int = 100,
     ) -> list[ResultView]:
         """Results that match, newest first; with after, the next younger ones.  Raises BrokerError (ResultUnknown)."""
-        found = self._store.results(namespace=namespace, worker=worker, pod_uid=pod_uid, owner=caller.owner, after=after, limit=limit)
+        found = self._store.results(
+            namespace=namespace, worker=worker, pod_uid=pod_uid, verdict=verdict, owner=caller.owner, after=after, limit=limit
+        )
         return [_view(result) for result in found]
 
     def revoke(self, caller: Caller, result_id: str) -> ResultView:

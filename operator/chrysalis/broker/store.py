@@ -22,6 +22,7 @@ from chrysalis.broker.tables import collateral, key_records, policies, results, 
 
 MAX_REFUSED_RESULTS = 10_000
 """Refusals beyond these are forgotten, oldest first: whoever can reach the broker can cause them."""
+MAX_REFUSED_OF_A_POD = 8
 _WRITE = "chrysalis_write"
 
 
@@ -163,8 +164,19 @@ class Store:
     # Results
 
     def add_result(self, result: StoredResult) -> None:
-        """Store an attempt to attest; results are ordered by when this commits."""
+        """Store an attempt to attest; results are ordered by when this commits.
+
+        Of the refusals that claim one pod, the newest MAX_REFUSED_OF_A_POD are kept: a pod that tries again and again, or a
+        stranger in its name, does not fill the table or hide the others.
+        """
+        c = results.c
         with self._writing() as db:
+            if result.verdict == "Refused":
+                of_pod = (c.verdict == "Refused", c.namespace == result.namespace, c.pod_uid == result.pod_uid)
+                newest = select(c.seq).where(*of_pod).order_by(c.seq.desc()).offset(MAX_REFUSED_OF_A_POD - 1).limit(1)
+                last = db.execute(newest).scalar_one_or_none()
+                if last is not None:
+                    db.execute(delete(results).where(*of_pod, c.seq <= last))
             db.execute(insert(results).values(**vars(result)))
 
     def result(self, result_id: str) -> StoredResult | None:
@@ -173,14 +185,22 @@ class Store:
             return _result(db, result_id)
 
     def results(
-        self, *, namespace: str = "", worker: str = "", pod_uid: str = "", owner: str = "", after: str = "", limit: int = 100
+        self,
+        *,
+        namespace: str = "",
+        worker: str = "",
+        pod_uid: str = "",
+        verdict: str = "",
+        owner: str = "",
+        after: str = "",
+        limit: int = 100,
     ) -> list[StoredResult]:
         """Results that match every given filter, newest first; with after, the next `limit` younger ones than that.
 
         Raises BrokerError (ResultUnknown) when `after` is not known (any more).
         """
         c = results.c
-        filters = {c.namespace: namespace, c.worker: worker, c.pod_uid: pod_uid, c.owner: owner}
+        filters = {c.namespace: namespace, c.worker: worker, c.pod_uid: pod_uid, c.verdict: verdict, c.owner: owner}
         query = select(results).where(*(column == value for column, value in filters.items() if value)).limit(limit)
         with self._reading() as db:
             if not after:

@@ -145,7 +145,7 @@ class ResultView(Versioned):
 
 
 class ResultList(Versioned):
-    """GET /v1/results?namespace=&worker=&podUID=&after=&limit=: newest first."""
+    """GET /v1/results?namespace=&worker=&podUID=&verdict=&after=&limit=: newest first."""
 
     results: list[ResultView]
 

@@ -32,7 +32,7 @@ from chrysalis.wire.broker import (
 from chrysalis.wire.pinning import pinned_context
 from chrysalis.wire.reasons import Refused, WireError, WireReason
 
-MAX_ANSWER_BYTES = 8 * 1024 * 1024
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
 PROBLEM_TYPE = "application/problem+json"
 LIMITS = httpx.Limits(max_keepalive_connections=0)
 """Each request is a connection of its own: requests are rare, and a kept one may be dead when the broker was restarted."""
@@ -101,13 +101,13 @@ class BrokerClient:
         await self._send("PUT", f"/v1/policies/{_label(name)}", body=envelope)
 
     async def results(
-        self, *, namespace: str = "", worker: str = "", pod_uid: str = "", after: str = "", limit: int = 100
+        self, *, namespace: str = "", worker: str = "", pod_uid: str = "", verdict: str = "", after: str = "", limit: int = 100
     ) -> list[ResultView]:
-        """Attempts to attest, newest first, filtered by the claimed identity.
+        """Attempts to attest, newest first, filtered by the claimed identity and the verdict (Accepted, Refused).
 
         With after (a result id), the next `limit` results younger than that one; go on with the first one's id.
         """
-        filters = {"namespace": namespace, "worker": worker, "podUID": pod_uid, "after": after, "limit": str(limit)}
+        filters = {"namespace": namespace, "worker": worker, "podUID": pod_uid, "verdict": verdict, "after": after, "limit": str(limit)}
         query = {name: value for name, value in filters.items() if value}
         return (await self._ask(ResultList, "GET", "/v1/results", query=query)).results
 
