@@ -34,7 +34,7 @@ from chrysalis.receipts import chain, jws, pricing, salted, worker_id
 from chrysalis.receipts.objects import Offer, PriceList, Receipt, ReceiptKeyCertificate, Status, Use
 from chrysalis.wire.broker import AttestationDocument, ClaimedIdentity, Evidence, Keys
 from chrysalis.wire.pinning import spki_sha256
-from chrysalis.wire.worker import HEADER_RECEIPT, HEADER_SALT, HEADER_TICKET
+from chrysalis.wire.worker import HEADER_RECEIPT, HEADER_SALT, HEADER_TICKET, ReceiptPage
 from e2e.simtd.pki import SimulatedPlatform
 
 SET = "-3:0:" + "c0" * 32
@@ -226,6 +226,15 @@ class Worker:
             self.bent("body", answer), self.bends.get("status", lambda s: s)(200), headers=headers, media_type="application/json"
         )
 
+    async def receipts(self, request: Request) -> Response:
+        self.requests.append(request.headers["authorization"])
+        page = ReceiptPage(wrk=self.wrk, receipts=["a.b.c"], last=int(request.query_params["after"]) + 1)
+        return Response(self.bent("page", page.model_dump_json(by_alias=True)), self.bends.get("status", lambda s: s)(200))
+
+    async def clients(self, request: Request) -> Response:
+        self.requests.append((await request.body()).decode())
+        return Response(status_code=self.bends.get("status", lambda s: s)(204))
+
 
 @dataclass
 class Served:
@@ -256,6 +265,8 @@ def serve(platform: SimulatedPlatform, tmp_path: Path) -> Iterator[Callable[...,
             routes=[
                 Route("/.well-known/attestation", worker.attestation),
                 Route("/v1/embeddings", worker.embeddings, methods=["POST"]),
+                Route("/v1/receipts", worker.receipts),
+                Route("/v1/clients", worker.clients, methods=["PUT"]),
             ]
         )
         config = uvicorn.Config(app, host="127.0.0.1", port=0, ssl_certfile=tmp_path / "tls.pem", log_config=None, access_log=False)

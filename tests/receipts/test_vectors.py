@@ -19,6 +19,7 @@ from chrysalis.receipts.objects import (
     Close,
     ListedClient,
     Offer,
+    PartyToken,
     PriceList,
     Receipt,
     ReceiptKeyCertificate,
@@ -100,6 +101,7 @@ def build() -> dict[str, Any]:
             "ear",
         ),
         (SettlerToken(aud=wrk, iat=1_800_000_000, exp=1_800_000_060), "reservation"),
+        (PartyToken(aud=SET, iat=1_800_000_000, exp=1_800_000_060), "client"),
     ]
     entries = [hashlib.sha256(bytes([n])).digest() for n in range(7)]
     return {

@@ -26,7 +26,6 @@ class SettlementReason(StrEnum):
     OFFER_MISSING = "OfferMissing"
     CERTIFICATE_INVALID = "CertificateInvalid"
     CHAIN_CLOSED = "ReceiptChainClosed"
-    WORKER_UNREACHABLE = "WorkerUnreachable"
     # Settlement goes on or stops:
     SETTLED = "Settled"
     COMMITTING = "Committing"
@@ -38,12 +37,9 @@ class SettlementReason(StrEnum):
     SIGNER_KEY_FOREIGN = "SignerKeyForeign"
     UNDERFUNDED = "Underfunded"
     EPOCH_OVER_CAP = "EpochOverCap"
-    CHAIN_UNREACHABLE = "ChainUnreachable"
     ACCOUNT_INVALID = "AccountInvalid"
     LEDGER_FOREIGN = "LedgerForeign"
-    LEDGER_CONFLICT = "LedgerConflict"
     SETTINGS_INVALID = "SettingsInvalid"
-    KEY_INVALID = "KeyInvalid"
     PARTY_UNKNOWN = "PartyUnknown"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from chrysalis.api.account import Funding, SettlementAccountSpec
+from chrysalis.api.conditions import ConditionStatus
 from chrysalis.chain.client import ChainClient
 from chrysalis.chain.signer import Signer
 from chrysalis.clock import Clock
@@ -55,6 +56,7 @@ class AccountSettler:
     def __init__(self, account: AccountObject, spec: SettlementAccountSpec, means: Means) -> None:
         self._means = means
         self._label = f"{account.namespace}/{account.name}"
+        self._stopped = ""
         self.spec = spec
         if spec.contract is None or spec.funding != Funding.OWNER_FUNDED:
             raise SettlementError(
@@ -142,10 +144,12 @@ class AccountSettler:
             metrics.earned.labels(label).set(newest.earned_nanoton)
             metrics.claimed.labels(label).set(state.paid_nanoton)
             metrics.balance.labels(label).set(report.outcome.account.balance_nanoton)
-        for reason in SettlementReason:
-            stopped = found.status == "False" and found.reason == reason
-            if stopped or (label, str(reason)) in metrics.stopped._metrics:
-                metrics.stopped.labels(label, str(reason)).set(int(stopped))
+        stopped = str(found.reason) if found.status == ConditionStatus.FALSE else ""
+        if self._stopped not in ("", stopped):
+            metrics.stopped.labels(label, self._stopped).set(0)
+        if stopped:
+            metrics.stopped.labels(label, stopped).set(1)
+        self._stopped = stopped
 
 
 class AccountSource(Protocol):
