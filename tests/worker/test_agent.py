@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import dataclasses
 import json
 import shutil
@@ -18,6 +17,7 @@ import httpx
 import pytest
 
 from chrysalis.clock import SystemClock
+from chrysalis.receipts import jws
 from chrysalis.receipts.objects import Receipt
 from chrysalis.sealing.package import seal
 from chrysalis.wire.attested import open_connection
@@ -154,8 +154,7 @@ def go(make_world: Any, package: Any) -> Iterator[Callable[..., None]]:
                     await scenario(running)
                 finally:
                     agent.end()
-                    with contextlib.suppress(Exception):
-                        await asyncio.wait_for(running.task, 5)
+                    await asyncio.wait({running.task}, timeout=5)
 
         asyncio.run(inside())
 
@@ -324,3 +323,27 @@ def test_the_settler_may_fetch_the_last_receipts(go: Any, body_of: Any, pulled: 
             assert running.world.clock.monotonic() - began >= FAST.last_pull
 
     go(scenario, set_name="-239:0:" + "ab" * 32)
+
+
+def test_an_agent_that_was_killed_continues_where_it_was(go: Any, body_of: Any) -> None:
+    async def scenario(running: Running) -> None:
+        await running.ready()
+        async with await open_connection(running.endpoint) as connection:
+            first = await connection.send("POST", "/v1/embeddings", content=body_of())
+        wrk = running.agent.state.session.stored.evidence.keys.receipt
+        running.task.cancel()
+        await asyncio.gather(running.task, return_exceptions=True)
+        assert "stop" not in running.books.orders[1:]  # Triton was left running
+        again = Running(running.world, dataclasses.replace(running.agent), running.books)
+        await again.ready()
+        assert running.books.orders[-2:] == ["stop", "restart"]
+        assert again.agent.state.session.stored.evidence.keys.receipt == wrk
+        async with await open_connection(again.endpoint) as connection:
+            second = await connection.send("POST", "/v1/embeddings", content=body_of())
+        one, two = (Receipt.parse_unverified(a.headers["chrysalis-receipt"]) for a in (first, second))
+        assert (one.wrk, one.seq, two.seq) == (two.wrk, 1, 2)
+        assert two.prev == jws.identity(first.headers["chrysalis-receipt"])
+        again.agent.end()
+        assert await asyncio.wait_for(again.task, 5) == 0
+
+    go(scenario)

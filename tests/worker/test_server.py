@@ -12,13 +12,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
+import openai
 import pytest
 from cryptography import x509
 
 from chrysalis.attestation import binding, quote, ratls
 from chrysalis.clock import ManualClock
 from chrysalis.wire.attested import open_connection
-from chrysalis.wire.pinning import spki_sha256
+from chrysalis.wire.pinning import pinned_context, spki_sha256
 from chrysalis.wire.worker_client import WorkerClient
 from chrysalis_worker import server as server_module
 from chrysalis_worker.server import Serving, Sessions
@@ -200,5 +202,26 @@ def test_a_connection_that_asks_nothing_is_closed(make_world: Any, monkeypatch: 
                 return connection.recv(1)
 
         assert await asyncio.wait_for(asyncio.to_thread(wait), 5) == b""
+
+    serve(world, scenario)
+
+
+def test_openais_own_client_works(make_world: Any) -> None:
+    world = make_world("none")
+
+    async def scenario(serving: Serving, sessions: Sessions) -> None:
+        sessions.replace(await world.attested())
+        server = await asyncio.to_thread(pinned_context, "127.0.0.1", serving.port)
+        http_client = httpx.AsyncClient(verify=server.context)
+        async with openai.AsyncOpenAI(
+            base_url=f"https://127.0.0.1:{serving.port}/v1", api_key="unused", http_client=http_client, max_retries=0
+        ) as client:
+            answer = await client.embeddings.create(model="minilm", input=["one", "two"])  # asks for base64 by itself
+            assert [len(d.embedding) for d in answer.data] == [4, 4]
+            assert answer.usage.prompt_tokens == 6
+            assert [m.id async for m in client.models.list()] == ["minilm"]
+            with pytest.raises(openai.NotFoundError) as caught:
+                await client.embeddings.create(model="other", input="one")
+            assert caught.value.code == "model_not_found"
 
     serve(world, scenario)

@@ -50,7 +50,7 @@ PACKAGE_FILE = "package.age"
 class Timing:
     """How often and how long, in seconds; tests make it faster."""
 
-    retry_first: float = 1.0
+    retry_first: float = 0.25
     retry_most: float = 30.0
     canary_interval: float = 2.0
     triton_start: float = 30.0
