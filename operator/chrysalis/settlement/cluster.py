@@ -123,7 +123,7 @@ class ClusterDirectory:
     async def workers(self) -> Sequence[Found]:
         """See collector.Directory."""
         if self._asked_at is None or self._clock.monotonic() - self._asked_at >= RESULT_SECONDS:
-            self._results = await self._broker.results(namespace=self._namespace, limit=MAX_RESULTS)
+            self._results = await self._broker.results(namespace=self._namespace, verdict="Accepted", limit=MAX_RESULTS)
             self._asked_at = self._clock.monotonic()
         try:
             pods: Any = await self._core.list_namespaced_pod(
