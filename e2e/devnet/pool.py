@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from pytoniq_core.boc.address import Address
 from pytoniq_core.boc.cell import Cell
@@ -29,10 +30,10 @@ GUARDIAN = "0:" + "bb" * 32
 STRANGER = "0:" + "cc" * 32
 
 
-def policy(**changes: object) -> Policy:
+def policy(**changes: Any) -> Policy:
     """The policy of the tests: 2% fee, 3 h delay and interval, 1,000 TON an epoch."""
     usual = Policy(global_id=GLOBAL_ID, owner=OWNER, guardian=GUARDIAN, fee_bps=200, per_epoch_cap_nanoton=1000 * TON)
-    return replace(usual, **changes)  # type: ignore[arg-type]
+    return replace(usual, **changes)
 
 
 @dataclass
@@ -74,7 +75,7 @@ class Pool:
         assert init is not None
         self.ledger.place(self.account, init, nanoton, self.now)
 
-    def content(self, leaves: Mapping[bytes, int], *, fees: int = 0, **changes: object) -> CommitContent:
+    def content(self, leaves: Mapping[bytes, int], *, fees: int = 0, **changes: Any) -> CommitContent:
         """The content of the next epoch for these leaves."""
         state = self.state
         usual = CommitContent(
@@ -86,12 +87,12 @@ class Pool:
             log_root=bytes(32),
             log_size=len(leaves),
         )
-        return replace(usual, **changes)  # type: ignore[arg-type]
+        return replace(usual, **changes)
 
-    def commit_of(self, content: CommitContent, **changes: object) -> Commit:
+    def commit_of(self, content: CommitContent, **changes: Any) -> Commit:
         """A commit of that content, valid for five minutes."""
         usual = Commit(global_id=GLOBAL_ID, contract=self.account, valid_until=self.now + 300, content=content)
-        return replace(usual, **changes)  # type: ignore[arg-type]
+        return replace(usual, **changes)
 
     def send_commit(self, commit: Commit, *, signer: SeedSigner | None = None, to: str | None = None) -> Executed:
         """Send a commit; raises DevnetError with the exit code when the contract does not accept it."""

@@ -38,7 +38,7 @@ class Hiding(LiteServer):
     """Says that no account exists."""
 
     async def _account_state(self, query: dict[str, Any]) -> Reply:
-        name, answer = await super()._account_state(query)  # type: ignore[misc]
+        name, answer = await super()._account_state(query)
         return name, answer | {"state": b""}
 
 
@@ -47,8 +47,8 @@ class Forging(LiteServer):
 
     async def _account_state(self, query: dict[str, Any]) -> Reply:
         other = query | {"account": {"workchain": 0, "id": (b"\x05" * 32).hex()}}
-        _, answer = await super()._account_state(query)  # type: ignore[misc]
-        _, wrong = await super()._account_state(other)  # type: ignore[misc]
+        _, answer = await super()._account_state(query)
+        _, wrong = await super()._account_state(other)
         return "liteServer.accountState", answer | {"state": wrong["state"]}
 
 
@@ -58,7 +58,7 @@ class Elsewhere(LiteServer):
     async def _account_state(self, query: dict[str, Any]) -> Reply:
         first = self.chain.master(1)
         assert first is not None
-        _, answer = await super()._account_state(query | {"id": first.id})  # type: ignore[misc]
+        _, answer = await super()._account_state(query | {"id": first.id})
         return "liteServer.accountState", answer
 
 
@@ -69,7 +69,7 @@ class Unlisted(LiteServer):
         first = self.chain.master(1)
         assert first is not None
         assert first.shard is not None
-        name, answer = await super()._account_state(query)  # type: ignore[misc]
+        name, answer = await super()._account_state(query)
         account = bytes.fromhex(query["account"]["id"])
         proof = bag([first.shard.header_proof(), first.shard.account_proof(account)])
         return name, answer | {"shardblk": first.shard.id, "proof": proof}
@@ -140,7 +140,7 @@ def test_two_chains_are_not_one(new_chain: NewChain, serve: Serve, clock: Manual
 def test_a_server_ahead_is_asked_for_the_block_that_others_have(new_chain: NewChain, serve: Serve) -> None:
     class Behind(LiteServer):
         async def _masterchain_info(self, query: dict[str, Any]) -> Reply:
-            name, answer = await super()._masterchain_info(query)  # type: ignore[misc]
+            name, answer = await super()._masterchain_info(query)
             first = self.chain.master(1)
             assert first is not None
             return name, answer | {"last": first.id}

@@ -41,7 +41,7 @@ def test_both_forms_are_read(tmp_path: Path) -> None:
 
 
 def without(**changes: Any) -> dict[str, Any]:
-    return {"liteservers": [OWN["liteservers"][0] | changes]}  # type: ignore[index]
+    return {"liteservers": [OWN["liteservers"][0] | changes]}
 
 
 BAD = [
