@@ -100,6 +100,7 @@ class Resource:
     columns: tuple[Column, ...]
     description: str
     scale: dict[str, str] = field(default_factory=dict)
+    rules: tuple[Schema, ...] = ()  # CEL rules over the whole object
 
 
 RESOURCES = (
@@ -129,6 +130,12 @@ RESOURCES = (
             "statusReplicasPath": ".status.replicas",
             "labelSelectorPath": ".status.selector",
         },
+        rules=(
+            _rule(
+                "self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
+                "name the worker with lower-case letters, digits and hyphens, a letter first: its Service bears the same name",
+            ),
+        ),
     ),
     Resource(
         names.KIND_POLICY,
@@ -178,7 +185,7 @@ def definition(resource: Resource) -> dict[str, Any]:
         if column.priority:
             shown["priority"] = column.priority
         columns.append(shown)
-    schema = {
+    schema: Schema = {
         "type": "object",
         "description": resource.description,
         "required": ["spec"],
@@ -191,6 +198,8 @@ def definition(resource: Resource) -> dict[str, Any]:
             "status": status,
         },
     }
+    if resource.rules:
+        schema["x-kubernetes-validations"] = list(resource.rules)
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",

@@ -15,9 +15,7 @@ Price = Annotated[
     Field(
         ge=0,
         lt=PRICE_LIMIT,
-        json_schema_extra={
-            EXPLANATION: "a price is a whole number of nanoton for a million units, from 0 (free) to 2^53 - 1; set one of these"
-        },
+        json_schema_extra={EXPLANATION: "set a whole number of nanoton for a million units, from 0 (free) to 2^53 - 1"},
     ),
 ]
 """Nanoton for one million units (tokens), or for one million jobs."""
