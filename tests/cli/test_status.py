@@ -1,0 +1,72 @@
+"""`chrysalis status`: what it shows of a worker and its pods."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chrysalis.api import names
+from chrysalis.cli.main import main
+from chrysalis.cli.status import lines, summarise
+
+
+def worker(**status: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "embedder", "namespace": "pool", "generation": 2}, "spec": {"replicas": 1}, "status": status}
+
+
+def condition(kind: str, status: str, reason: str = "Why", message: str = "") -> dict[str, Any]:
+    return {"type": kind, "status": status, "reason": reason, "message": message}
+
+
+POD: dict[str, Any] = {
+    "metadata": {"name": "embedder-1", "uid": "u-1", "annotations": {names.ANNOTATION_ADMITTED: "u-1"}},
+    "spec": {"nodeName": "n1"},
+    "status": {
+        "phase": "Running",
+        "conditions": [{"type": names.READINESS_ATTESTED, "status": "True"}, {"type": "Ready", "status": "True"}],
+    },
+}
+
+
+def test_a_worker_that_is_ready() -> None:
+    found = worker(observedGeneration=2, conditions=[condition("Ready", "True"), condition("Stalled", "False")], earned="1.5 TON")
+    summary = summarise(found, [POD])
+    assert summary["ready"]
+    text = "\n".join(lines(summary))
+    assert text.startswith("pool/embedder: ready")
+    assert "✓ Ready" in text
+    assert "✓ Stalled" in text
+    assert "admitted  attested=True" in text
+    assert "1.5 TON" in text
+
+
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [
+        (worker(observedGeneration=1, conditions=[condition("Ready", "True")]), "has not looked"),
+        (worker(observedGeneration=2, conditions=[condition("Ready", "False", "TcbOutOfDate", "update")]), "TcbOutOfDate"),
+        (worker(observedGeneration=2, conditions=[condition("Stalled", "True", "WalletAddressInvalid")]), "✗ Stalled"),
+        (worker(), "not ready"),
+    ],
+)
+def test_a_worker_that_is_not(found: dict[str, Any], word: str) -> None:
+    summary = summarise(found, [])
+    assert not summary["ready"]
+    assert word in "\n".join(lines(summary))
+
+
+def test_a_pod_that_somebody_else_started_stands_out() -> None:
+    foreign = {**POD, "metadata": {"name": "x", "uid": "u-2", "annotations": {}}}
+    gated = {"metadata": {"name": "y", "uid": "u-3"}, "spec": {"schedulingGates": [{"name": names.GATE_ATTESTATION}]}}
+    text = "\n".join(lines(summarise(worker(), [foreign, gated])))
+    assert "NOT admitted by the operator" in text
+    assert "waits at its gate" in text
+
+
+def test_no_kubeconfig_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["status", "cw/embedder", "--kubeconfig", str(tmp_path / "absent")])
+    assert caught.value.code == 2
+    assert "what to do" in capsys.readouterr().err
