@@ -23,14 +23,14 @@ class FakeBroker:
         self.found = results
         self.up = True
         self.error: WireError | None = None
-        self.asked: list[tuple[str, str, int]] = []
+        self.asked: list[tuple[str, str, str, int]] = []
         self.closed = False
 
-    async def results(self, *, namespace: str = "", worker: str = "", limit: int = 100) -> list[ResultView]:
-        self.asked.append((namespace, worker, limit))
+    async def results(self, *, namespace: str = "", worker: str = "", verdict: str = "", limit: int = 100) -> list[ResultView]:
+        self.asked.append((namespace, worker, verdict, limit))
         if self.error is not None:
             raise self.error
-        return self.found
+        return [result for result in self.found if result.verdict == verdict]
 
     async def healthy(self) -> bool:
         return self.up
@@ -52,7 +52,7 @@ def test_results_and_what_is_remembered(clock: ManualClock, observed: Factory, r
         view = await brokers.view("pool", "embedder", spec_of(observed, pin="AB" * 32, replicas=500))
         assert view.up
         assert view.results == (result(),)
-        assert fake.asked == [("pool", "embedder", 1000)]
+        assert fake.asked == [("pool", "embedder", "Accepted", 1000), ("pool", "embedder", "Refused", 100)]
         assert pins == ["ab" * 32]
         fake.error = WireError(WireReason.SERVICE_UNREACHABLE, "no answer", "look")
         down = await brokers.view("pool", "embedder", spec_of(observed))

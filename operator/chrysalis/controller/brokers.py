@@ -25,12 +25,13 @@ HEALTH_SECONDS = 1.0
 MAX_PINS = 16
 MAX_RESULTS = 1000
 RESULTS_PER_REPLICA = 8
+MAX_REFUSALS = 100
 
 
 class Broker(Protocol):
     """The part of wire.broker_client.BrokerClient that the controller needs."""
 
-    async def results(self, *, namespace: str = "", worker: str = "", limit: int = 100) -> list[ResultView]:
+    async def results(self, *, namespace: str = "", worker: str = "", verdict: str = "", limit: int = 100) -> list[ResultView]:
         """Attempts to attest, newest first; raises WireError."""
 
     async def healthy(self) -> bool:
@@ -66,8 +67,11 @@ class Brokers:
             if not await self._is_healthy(pin, client):
                 text = f"the broker at {self._settings.url} does not answer or is not ready; look at its pod and its log"
                 return BrokerView(False, ControllerReason.BROKER_UNREACHABLE, text, remembered)
+            # Asked for one by one: whoever floods the broker with refused evidence must not push accepted results off the list.
             limit = min(MAX_RESULTS, max(100, RESULTS_PER_REPLICA * spec.replicas))
-            results = tuple(await client.results(namespace=namespace, worker=worker, limit=limit))
+            accepted = await client.results(namespace=namespace, worker=worker, verdict="Accepted", limit=limit)
+            refused = await client.results(namespace=namespace, worker=worker, verdict="Refused", limit=MAX_REFUSALS)
+            results = (*accepted, *refused)
         except WireError as error:
             if error.reason == WireReason.PIN_MISMATCH:
                 return BrokerView(False, ControllerReason.BROKER_PIN_MISMATCH, _OTHER_BROKER, remembered)
