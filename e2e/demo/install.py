@@ -37,8 +37,7 @@ def install(world: World, console: Console) -> str:
 
 
 def _chart(world: World, console: Console) -> None:
-    owner = world.chrysalis("keys", "new-owner", str(world.state / "owner.key")).strip()
-    world.facts["owner"] = owner
+    owners = [world.chrysalis("keys", "new-owner", str(world.state / name)).strip() for name in ("owner.key", "second-owner.key")]
     world.kubectl("create", "namespace", SYSTEM)
     world.kubectl("label", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce=restricted")
     world.kubectl("create", "namespace", objects.NAMESPACE)
@@ -48,7 +47,7 @@ def _chart(world: World, console: Console) -> None:
     # the definitions were applied by hand in step 2; the chart takes them over as its own
     world.kubectl("delete", "-f", str(ROOT / "crds"))
     console.doing("helm install")
-    values = ["--set", f"image={world.images['chrysalis']}", "--set-json", f"broker.owners={json.dumps([owner])}"]
+    values = ["--set", f"image={world.images['chrysalis']}", "--set-json", f"broker.owners={json.dumps(owners)}"]
     values += ["--set", f"broker.collateral.url={platform_url(world)}"]
     world.facts["helm"] = [
         "chrysalis",
@@ -65,7 +64,14 @@ def _chart(world: World, console: Console) -> None:
     url = f"https://chrysalis-broker.{SYSTEM}.svc:{names.PORT_BROKER}"
     world.facts["broker"] = yaml.safe_load(world.chrysalis("keys", "pin", url, "--connect", f"{address}:{names.PORT_BROKER}"))
     world.facts["broker_address"] = f"https://{address}:{names.PORT_BROKER}"
-    console.say(f"the broker's pin: TLS key {world.facts['broker']['spkiSha256'][:16]}…, EAR key {world.facts['broker']['earKey'][:16]}…")
+    pin = world.facts["broker"]
+    settler = ["settler.enabled=true", "settler.keysSecret=chrysalis-settlement-keys"]
+    settler += [f"settler.broker.spkiSha256={pin['spkiSha256']}", f"settler.broker.earKey={pin['earKey']}"]
+    console.doing("helm upgrade")
+    world.running.helm("upgrade", *world.facts["helm"], "--set", ",".join(settler), "--wait", "--timeout", "120s")
+    console.say(
+        f"the broker's pin: TLS key {pin['spkiSha256'][:16]}…, EAR key {pin['earKey'][:16]}…; with it, helm upgrade adds the settler"
+    )
 
 
 def _seal(world: World, console: Console) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from e2e.demo import chain, evidence, ground, hardware, install
+from e2e.demo import chain, evidence, ground, hardware, install, money, serving
 from e2e.demo.story import Console, Step
 from e2e.demo.world import World
 
@@ -24,9 +24,9 @@ def steps(world: World) -> list[Step]:
         Step(5, "Images", of(ground.images)),
         Step(6, "Real evidence", evidence.real_evidence),
         Step(7, "Install, seal, apply, Ready", of(install.install)),
-        Step(8, "A client that verifies", None),
-        Step(9, "Triton is really there", None),
-        Step(10, "Settlement", None),
+        Step(8, "A client that verifies", of(serving.verifying_client)),
+        Step(9, "Triton is really there", of(serving.triton)),
+        Step(10, "Settlement", of(money.settlement)),
         Step(11, "What must not work, does not", None),
         Step(12, "Down again", of(ground.down)),
     ]

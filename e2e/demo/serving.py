@@ -1,0 +1,183 @@
+"""Steps 8 and 9: a client that verifies before it sends, and a Triton that is really there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from chrysalis.api import names
+from chrysalis.attestation.policy_file import read_policy
+from chrysalis.chain.signer import SeedSigner
+from chrysalis.client.blocking import BlockingClient
+from chrysalis.client.reasons import ClientError
+from chrysalis.client.receipt_file import ReceiptFile
+from chrysalis.client.session import Client
+from chrysalis.errors import ChrysalisError
+from e2e.demo.hardware import until
+from e2e.demo.install import WORKER, worker_pods
+from e2e.demo.money import receipt_of
+from e2e.demo.story import Console, StepFailed, expect
+from e2e.demo.world import World
+from e2e.triton.install import prepare
+
+SENTENCES = ("a cat sleeps on the sofa", "a kitten naps on the couch", "quarterly revenue rose by four per cent")
+JOBS = 20
+MAX_NANOTON = 10_000_000
+MAX_DIFFERENCE = 2e-3
+"""Between Triton's answer and a direct run: int8 kernels choose their order by batch and threads."""
+DIRECT = """
+import json, sys, numpy, onnxruntime, tokenizers
+folder, texts = sys.argv[1], json.loads(sys.stdin.read())
+tokenizer = tokenizers.Tokenizer.from_file(folder + "/tokenizer.json")
+tokenizer.enable_truncation(256); tokenizer.enable_padding()
+found = tokenizer.encode_batch(texts)
+session = onnxruntime.InferenceSession(folder + "/model.onnx", providers=["CPUExecutionProvider"])
+ids = numpy.array([e.ids for e in found]); mask = numpy.array([e.attention_mask for e in found])
+feed = {"input_ids": ids, "attention_mask": mask, "token_type_ids": numpy.zeros_like(ids)}
+hidden = session.run(None, {i.name: feed[i.name] for i in session.get_inputs()})[0]
+mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdims=True)
+print(json.dumps((mean / numpy.linalg.norm(mean, axis=1, keepdims=True)).tolist()))
+"""
+
+
+def endpoint(pod: dict[str, Any]) -> str:
+    """The gateway of one replica."""
+    return f"https://{pod['status']['podIP']}:{names.PORT_GATEWAY}"
+
+
+def client(world: World, url: str, *, policy: str = "policy-signed.yaml", key: str = "client") -> BlockingClient:
+    """The Python client with the demo's policy, its allowed key and the pinned EAR key; it keeps its receipts."""
+    seed = bytes.fromhex((world.state / f"{key}.seed").read_text())
+    return BlockingClient(
+        Client(
+            url,
+            policy=read_policy((world.state / policy).read_bytes()),
+            client_key=SeedSigner(seed),
+            receipts=ReceiptFile(world.state / "receipts.jsonl"),
+            ear_key=bytes.fromhex(world.facts["broker"]["earKey"]),
+        )
+    )
+
+
+def verifying_client(world: World, console: Console) -> str:
+    """Verify, then ask; similarities that make sense; twenty more jobs on both replicas; receipts kept."""
+    pods = worker_pods(world, WORKER)
+    until("the settler has told the gateways who may order", lambda: _served(world, endpoint(pods[0])), 60)
+    with client(world, endpoint(pods[0])) as first:
+        verified = first.connect()
+        found = verified.verdict
+        console.say(f"verified before the first byte: {found.evidence_class} evidence, TCB {found.tcb_status}, {verified.mode}")
+        job = first.embeddings(list(SENTENCES), max_nanoton=MAX_NANOTON)
+    near, far = _dot(job.vectors[0], job.vectors[1]), _dot(job.vectors[0], job.vectors[2])
+    console.say(f"similarity cat/kitten {near:.3f}, cat/revenue {far:.3f}")
+    expect(near > 0.5 > 0.2 > far, "the similarities make no sense")
+    expect(job.receipt is not None and job.receipt.amt > 0, "the job has no receipt with an amount")
+    if job.receipt is not None:
+        receipt = job.receipt
+        console.say(f"receipt {receipt.seq} of {receipt.wrk[:12]}…: {receipt.use.prompt} tokens, {receipt.amt} nanoton")
+    world.facts["first_vectors"] = job.vectors
+    for pod in pods:
+        with client(world, endpoint(pod)) as each:
+            for number in range(JOBS // len(pods)):
+                each.embeddings([f"sentence {number} of twenty"], max_nanoton=MAX_NANOTON)
+    kept = ReceiptFile(world.state / "receipts.jsonl").records()
+    workers = {wrk for wrk, _ in ReceiptFile(world.state / "receipts.jsonl").heads().items()}
+    expect(len(workers) == len(pods), f"the receipts are of {len(workers)} workers instead of {len(pods)}")
+    return f"{len(kept)} jobs on {len(workers)} verified replicas, each with a receipt that was checked and kept"
+
+
+def _served(world: World, url: str) -> bool:
+    """Whether a job of the allowed client is taken; the first ones come before its key is known there."""
+    try:
+        with client(world, url) as trial:
+            trial.embeddings(["hello"], max_nanoton=MAX_NANOTON)
+        return True
+    except ChrysalisError:
+        return False
+
+
+def _dot(one: list[float], other: list[float]) -> float:
+    return sum(a * b for a, b in zip(one, other, strict=True))
+
+
+def triton(world: World, console: Console) -> str:
+    """The answer is the model's own; a killed stub is noticed, replaced, and nothing is billed for it."""
+    direct = _direct(world)
+    difference = max(
+        abs(a - b) for one, other in zip(direct, world.facts["first_vectors"], strict=True) for a, b in zip(one, other, strict=True)
+    )
+    expect(difference < MAX_DIFFERENCE, f"Triton's answer differs from a direct run of the ONNX file by {difference:.2g}")
+    console.say(f"Triton's vectors equal a direct run of the sealed ONNX file (largest difference {difference:.1e})")
+    pod = worker_pods(world, WORKER)[0]
+    name = str(pod["metadata"]["name"])
+    stub = _stub(pod)
+    os.kill(stub, signal.SIGKILL)
+    console.say(f"killed Triton's Python stub of {name}: process {stub}")
+    killed = time.monotonic()
+    failed = _jobs_that_fail(world, pod, 2)
+    until("the canary notices", lambda: not _ready(world, name), 40)
+    console.say(f"{time.monotonic() - killed:5.1f} s  the canary failed: the replica is not ready, its service routes to the other one")
+    until("the replica recovers", lambda: _ready(world, name), 90)
+    console.say(f"{time.monotonic() - killed:5.1f} s  Triton was restarted, the replica is ready again")
+    with client(world, endpoint(pod)) as again:
+        job = again.embeddings(["after the restart"], max_nanoton=MAX_NANOTON)
+    expect(job.receipt is not None and job.receipt.amt > 0, "the replica does not bill after its recovery")
+    expect(_stub(pod) != stub, "the stub is still the killed process")
+    restarts = sum(s["restartCount"] for s in world.get("pod", name, "-n", pod["metadata"]["namespace"])["status"]["containerStatuses"])
+    expect(restarts == 0, f"containers were restarted {restarts} times; the supervisor should have done it")
+    return f"the model's own answers; a killed stub was noticed and replaced; {failed} jobs failed meanwhile and cost nothing"
+
+
+def _jobs_that_fail(world: World, pod: dict[str, Any], attempts: int) -> int:
+    """Jobs while the stub is dead: each fails, and none leaves a receipt with an amount."""
+    path = world.state / "receipts.jsonl"
+    before = sum(receipt_of(record).amt for record in ReceiptFile(path).records())
+    failed = 0
+    for _ in range(attempts):
+        try:
+            with client(world, endpoint(pod)) as trial:
+                trial.embeddings(["into the void"], max_nanoton=MAX_NANOTON)
+        except ClientError:
+            failed += 1
+    after = sum(receipt_of(record).amt for record in ReceiptFile(path).records())
+    expect(failed == attempts, f"{attempts - failed} of {attempts} jobs were answered by a dead stub")
+    expect(after == before, f"failed jobs were billed {after - before} nanoton")
+    return failed
+
+
+def _direct(world: World) -> list[list[float]]:
+    """The same sentences through onnxruntime alone, in a process of its own with the model's own packages."""
+    packages = prepare().site_packages
+    words = [sys.executable, "-c", DIRECT, str(world.state / "repository" / "minilm" / "1")]
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(packages), "HOME": str(world.state)}
+    done = subprocess.run(words, input=json.dumps(SENTENCES), capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise StepFailed(f"the direct run failed: {done.stderr[-400:]}")
+    vectors: list[list[float]] = json.loads(done.stdout)
+    return vectors
+
+
+def _stub(pod: dict[str, Any]) -> int:
+    """The process id of the pod's Python stub, as the host sees it; raises StepFailed when there is none."""
+    uid = str(pod["metadata"]["uid"])
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (
+                b"triton_python_backend_stub" in (process / "cmdline").read_bytes().split(b"\0")[0]
+                and uid in (process / "cgroup").read_text()
+            ):
+                return int(process.name)
+        except OSError:
+            continue
+    raise StepFailed(f"no Python stub of pod {uid} runs")
+
+
+def _ready(world: World, name: str) -> bool:
+    pod = world.get("pod", name, "-n", "pool")
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
