@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import dcap_qvl
+
 from chrysalis.attestation.appraisal import appraise
 from chrysalis.attestation.collateral import Collateral
-
 from chrysalis.clock import parse_rfc3339, unix
 from e2e import cache
 from e2e.demo import samples

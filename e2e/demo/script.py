@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from e2e.demo import chain, evidence, ground, hardware, install, money, serving
+from e2e.demo import attacks, chain, evidence, ground, hardware, install, money, serving
 from e2e.demo.story import Console, Step
 from e2e.demo.world import World
 
@@ -27,6 +27,6 @@ def steps(world: World) -> list[Step]:
         Step(8, "A client that verifies", of(serving.verifying_client)),
         Step(9, "Triton is really there", of(serving.triton)),
         Step(10, "Settlement", of(money.settlement)),
-        Step(11, "What must not work, does not", None),
+        Step(11, "What must not work, does not", of(attacks.must_not_work)),
         Step(12, "Down again", of(ground.down)),
     ]
