@@ -15,6 +15,7 @@ import yaml
 from chrysalis.api import names
 from e2e.demo import chain, objects
 from e2e.demo.hardware import platform_url, until
+from e2e.demo.marks import Mark
 from e2e.demo.story import Console, StepFailed, expect
 from e2e.demo.world import ROOT, World
 
@@ -30,10 +31,14 @@ PRICES = {"prompt": 2_000_000_000, "job": 100_000_000_000}
 def install(world: World, console: Console) -> str:
     """From `helm install` to Ready."""
     _chart(world, console)
+    world.reached(Mark.INSTALLED)
     package = _seal(world, console)
     _serve(world, console, package)
     _policy_and_key(world, console, package)
-    return _apply(world, console)
+    world.reached(Mark.KEY_STORED)
+    proved = _apply(world, console)
+    world.reached(Mark.READY)
+    return proved
 
 
 def _chart(world: World, console: Console) -> None:

@@ -12,6 +12,7 @@ from chrysalis.receipts.objects import Receipt
 from chrysalis.receipts.records import Record, check
 from e2e.demo import chain, objects
 from e2e.demo.hardware import until
+from e2e.demo.marks import Mark
 from e2e.demo.story import Console, expect
 from e2e.demo.world import World
 
@@ -29,6 +30,7 @@ def settlement(world: World, console: Console) -> str:
     until(f"the contract's newest epoch commits {net} nanoton", lambda: _committed(world) == net, SETTLE_SECONDS)
     state = _contract(world)
     console.say(f"epoch {state['epoch']} commits {net} nanoton under root {str(state['pendingRoot'] or state['activeRoot'])[:16]}…")
+    world.reached(Mark.COMMITTED)
     console.doing("waiting until the root is active")
     claimed = until("the root is active and claimed", lambda: _claim(world, settler, net), CLAIMABLE_SECONDS)
     rise = int(claimed["balanceAfterNanoton"]) - int(claimed["balanceBeforeNanoton"]) + int(claimed["feeNanoton"])

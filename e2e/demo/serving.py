@@ -21,6 +21,7 @@ from chrysalis.client.session import Client
 from chrysalis.errors import ChrysalisError
 from e2e.demo.hardware import until
 from e2e.demo.install import WORKER, worker_pods
+from e2e.demo.marks import Mark
 from e2e.demo.money import receipt_of
 from e2e.demo.story import Console, StepFailed, expect
 from e2e.demo.world import World
@@ -85,6 +86,8 @@ def verifying_client(world: World, console: Console) -> str:
     for pod in pods:
         with client(world, endpoint(pod)) as each:
             for number in range(JOBS // len(pods)):
+                if pod is pods[0] and number == JOBS // len(pods) // 2:
+                    world.reached(Mark.HALF_OF_THE_JOBS)
                 each.embeddings([f"sentence {number} of twenty"], max_nanoton=MAX_NANOTON)
     kept = ReceiptFile(world.state / "receipts.jsonl").records()
     workers = {wrk for wrk, _ in ReceiptFile(world.state / "receipts.jsonl").heads().items()}
@@ -120,9 +123,11 @@ def triton(world: World, console: Console) -> str:
     os.kill(stub, signal.SIGKILL)
     console.say(f"killed Triton's Python stub of {name}: process {stub}")
     killed = time.monotonic()
+    world.reached(Mark.STUB_KILLED)
     failed = _jobs_that_fail(world, pod, 2)
     until("the canary notices", lambda: not _ready(world, name), 40)
     console.say(f"{time.monotonic() - killed:5.1f} s  the canary failed: the replica is not ready, its service routes to the other one")
+    world.reached(Mark.CANARY_FAILED)
     until("the replica recovers", lambda: _ready(world, name), 90)
     console.say(f"{time.monotonic() - killed:5.1f} s  Triton was restarted, the replica is ready again")
     with client(world, endpoint(pod)) as again:

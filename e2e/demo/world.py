@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from chrysalis.clock import Clock, SystemClock
 from e2e.cluster import Cluster
 from e2e.cluster.build import programs
+from e2e.demo.marks import Mark
 from e2e.demo.story import StepFailed
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +31,7 @@ class World:
     cluster: Cluster | None = None
     images: dict[str, str] = field(default_factory=dict)  # name -> name@sha256:…
     facts: dict[str, Any] = field(default_factory=dict)  # what a later step needs of an earlier one
+    reached: Callable[[Mark], None] = lambda mark: None  # told of each named moment as it comes by
 
     @property
     def running(self) -> Cluster:
