@@ -143,6 +143,16 @@ class Collateral:
         return chain(self.qe_identity_issuer_chain.encode(), "QE identity issuer chain")
 
     @cached_property
+    def tcb_signer(self) -> str:
+        """The common name of the certificate that signed the TCB info."""
+        return common_name(self.tcb_chain[0])
+
+    @cached_property
+    def qe_signer(self) -> str:
+        """The common name of the certificate that signed the QE identity."""
+        return common_name(self.qe_chain[0])
+
+    @cached_property
     def expiries(self) -> tuple[Expiry, ...]:
         """When each part of the collateral ends."""
         signers = min(certificate.not_valid_after_utc for certificate in (*self.tcb_chain, *self.qe_chain))

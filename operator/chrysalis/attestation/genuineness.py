@@ -8,16 +8,17 @@ from the future; those are refused here.  Its verdict on the TCB status is not u
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
 import dcap_qvl
 from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic_core import from_json
 
-from chrysalis.attestation.collateral import Collateral, Expiry, chain, common_name
+from chrysalis.attestation.collateral import Collateral, Expiry, chain
 from chrysalis.attestation.quote import Quote
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.attestation.verdict import EvidenceClass, Reason
@@ -118,8 +119,7 @@ def mismatches(quote: Quote, collateral: Collateral) -> list[Reason]:
 def authority(collateral: Collateral, at: datetime) -> list[Reason]:
     """Who signed the collateral, and that no list is from the future; raises AttestationError for collateral that cannot be read."""
     found = []
-    for what, certificates in (("TCB info", collateral.tcb_chain), ("QE identity", collateral.qe_chain)):
-        name = common_name(certificates[0])
+    for what, name in (("TCB info", collateral.tcb_signer), ("QE identity", collateral.qe_signer)):
         if name != TCB_SIGNER:
             found.append(Reason.of(_R.COLLATERAL_SIGNER_INVALID, f"the {what} was signed by {name[:64]!r}, not by {TCB_SIGNER!r}"))
     for what, crl in (("root CA", collateral.root_crl_facts), ("PCK", collateral.pck_crl_facts)):
@@ -165,7 +165,7 @@ def _library(raw: bytes, collateral: Collateral, seconds: int, anchor: bytes | N
     try:
         verifier = dcap_qvl.QuoteVerifier(anchor)
         claims = verifier.verify_with_policy(raw, collateral.qvl, seconds, dcap_qvl.QuotePolicy.claims_only(seconds))
-        document: dict[str, Any] = json.loads(claims.to_json())
+        document: dict[str, Any] = from_json(claims.to_json())
         return document
     except (ValueError, OverflowError) as error:
         raise _LibraryRefusal(str(error)) from error
@@ -236,18 +236,33 @@ def _certificate_expiry(quote: Quote, anchor: bytes | None) -> Expiry:
     The library builds its own path to the anchor, so it overlooks a changed root certificate and junk between the
     certificates.  Neither helps an attacker, but a quote then has many forms; every real one is in this form.
     """
+    facts = _chain_facts(quote.pck_chain)
+    if facts.count > 2 and not same_root(INTEL if anchor is None else anchor, facts.root):
+        raise NotGenuine([Reason.of(_R.CERTIFICATE_INVALID, "the root certificate in the quote is not the trust anchor")])
+    return facts.expiry
+
+
+@dataclass(frozen=True)
+class _ChainFacts:
+    """What the appraisal needs of a PCK certificate chain."""
+
+    count: int
+    root: bytes  # the last certificate, DER
+    expiry: Expiry
+
+
+@lru_cache(maxsize=64)
+def _chain_facts(pck_chain: bytes) -> _ChainFacts:
+    """Read a chain; raises NotGenuine.  It is the platform's, so whoever appraises a platform again finds it here; refusals are not kept."""
     try:
-        certificates = chain(quote.pck_chain, "PCK certificate chain")
+        certificates = chain(pck_chain, "PCK certificate chain")
     except AttestationError as error:
         raise NotGenuine([Reason.of(_R.CERTIFICATE_INVALID, "the quote's PCK certificate chain cannot be read", error.detail)]) from error
     canonical = b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
-    if _unwrapped(canonical) != _unwrapped(quote.pck_chain.rstrip(b"\0")):
+    if _unwrapped(canonical) != _unwrapped(pck_chain.rstrip(b"\0")):
         raise NotGenuine([Reason.of(_R.CERTIFICATE_INVALID, "the quote's PCK certificate chain holds more than its certificates")])
-    root = certificates[-1]
-    der = root.public_bytes(Encoding.DER)
-    if len(certificates) > 2 and not same_root(INTEL if anchor is None else anchor, der):
-        raise NotGenuine([Reason.of(_R.CERTIFICATE_INVALID, "the root certificate in the quote is not the trust anchor")])
-    return Expiry(min(certificate.not_valid_after_utc for certificate in certificates), "pckCertificate.notAfter")
+    first_end = min(certificate.not_valid_after_utc for certificate in certificates)
+    return _ChainFacts(len(certificates), certificates[-1].public_bytes(Encoding.DER), Expiry(first_end, "pckCertificate.notAfter"))
 
 
 def _unwrapped(pem: bytes) -> bytes:
