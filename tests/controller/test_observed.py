@@ -60,8 +60,15 @@ def test_a_pod_that_runs() -> None:
                 "state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off"}},
                 "lastState": {"terminated": {"reason": "StartError", "message": "simtd: not allowed"}},
             },
-            "CrashLoopBackOff",
-            False,
+            "StartError",
+            True,
+        ),
+        (
+            {
+                "state": {"waiting": {"reason": "CreateContainerError", "message": "runtime create failed: simtd: not allowed"}},
+            },
+            "CreateContainerError",
+            True,
         ),
         ({"state": {"terminated": {"reason": "StartError", "message": "simtd: not allowed"}}}, "StartError", True),
     ],
@@ -70,9 +77,12 @@ def test_problems_of_containers(state: dict[str, Any], reason: str, guest: bool)
     problem = pod_view(pod(containerStatuses=[{"name": "triton", **state}])).problem
     assert problem is not None
     assert (problem.container, problem.reason, problem.from_guest) == ("triton", reason, guest)
+    assert not guest or problem.message == "simtd: not allowed"
 
 
-def test_a_container_that_starts_is_no_problem() -> None:
+def test_a_container_that_runs_or_starts_is_no_problem() -> None:
+    ended = {"state": {"running": {}}, "lastState": {"terminated": {"reason": "StartError", "message": "simtd: not allowed"}}}
+    assert pod_view(pod(containerStatuses=[{"name": "triton", **ended}])).problem is None
     waiting = {"state": {"waiting": {"reason": "ContainerCreating"}}}
     assert pod_view(pod(containerStatuses=[{"name": "triton", **waiting}])).problem is None
 

@@ -72,6 +72,7 @@ def test_lint(helm: str) -> None:
         ([f"image={IMAGE}", "broker.placement=InTD"], "placement"),
         ([f"image={IMAGE}", "settler.enabled=true"], "keysSecret"),
         ([f"image={IMAGE}", "operator.replicas=0"], "replicas"),
+        ([f"image={IMAGE}", "operator.replicas=2", *SETTLER], "one database on one volume"),
     ],
 )
 def test_values_that_are_refused(helm: str, values: list[str], word: str) -> None:

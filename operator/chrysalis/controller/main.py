@@ -62,7 +62,8 @@ def login(kubeconfig: Path | None) -> Any:
 
 async def run(configuration: Settings, *, kubeconfig: Path | None, clock: Clock, stop: asyncio.Event | None = None) -> None:
     """Run until stopped (by SIGTERM, or by `stop`)."""
-    identity = f"{socket.gethostname()}_{uuid.uuid4()}"
+    # A pod's name is its own: a container that is started again takes its Lease back at once, since its predecessor is dead.
+    identity = socket.gethostname() if kubeconfig is None else f"{socket.gethostname()}_{uuid.uuid4()}"
     metrics = Metrics()
     async with await client(kubeconfig) as api:
         kubernetes = Kubernetes(api)

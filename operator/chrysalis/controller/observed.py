@@ -250,16 +250,25 @@ def _started(status: Mapping[str, Any]) -> datetime | None:
 
 
 def _problem(status: Mapping[str, Any]) -> Problem | None:
+    """What a person must know first: a refusal by the guest, however the kubelet goes on about it, else the first failure."""
+    failures: list[Problem] = []
     for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        ended = (container.get("state") or {}).get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
-        for found in (waiting, ended):
+        state, last = container.get("state") or {}, container.get("lastState") or {}
+        if "running" in state:
+            continue  # whatever happened before is over
+        for found in (state.get("waiting"), state.get("terminated"), last.get("terminated")):
+            if not found:
+                continue
             message = str(found.get("message") or "")
             if found.get("reason") in FAILING or GUEST_PREFIX in message:
-                # The kubelet wraps the runtime's words in its own; the guest's part is what a person needs.
-                text = str(ended.get("message") or "") if found is waiting and not message else message
-                return Problem(str(container.get("name", "")), str(found.get("reason") or ""), text[:MAX_TEXT])
-    return None
+                failures.append(Problem(str(container.get("name", "")), str(found.get("reason") or ""), _guests_part(message)[:MAX_TEXT]))
+    return next((problem for problem in failures if problem.from_guest), failures[0] if failures else None)
+
+
+def _guests_part(message: str) -> str:
+    """The guest's own words, without what container runtime and kubelet put in front of them."""
+    at = message.find(GUEST_PREFIX)
+    return message[at:] if at >= 0 else message
 
 
 def _mrconfigid(annotation: str) -> str:
