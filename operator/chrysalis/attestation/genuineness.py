@@ -253,7 +253,7 @@ class _ChainFacts:
 
 @lru_cache(maxsize=64)
 def _chain_facts(pck_chain: bytes) -> _ChainFacts:
-    """Read a chain; raises NotGenuine.  It is the platform's, so whoever appraises a platform again finds it here; refusals are not kept."""
+    """Read a chain; raises NotGenuine.  It is the platform's own, so the next appraisal of that platform finds it here."""
     try:
         certificates = chain(pck_chain, "PCK certificate chain")
     except AttestationError as error:
