@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from chrysalis.api.worker import Isolation
 from chrysalis.errors import ChrysalisError
@@ -118,6 +119,19 @@ def test_the_domains_keys_survive_the_agent_and_not_their_files(make_world: Any)
         keys.domain_keys(folder)
     (folder / "receipt.key").unlink()
     assert keys.domain_keys(folder).wrk != world.domain.wrk
+
+
+def test_a_key_that_the_host_planted_opens_nothing(make_world: Any) -> None:
+    """Volumes are the host's: model keys are wrapped only to a key that was made in the agent's memory."""
+    world = make_world()
+    folder = world.paths.receipts
+    planted = X25519PrivateKey.generate()
+    for name in ("hpke.key", "hpke"):
+        (folder / name).write_bytes(planted.private_bytes_raw())
+    made = keys.domain_keys(folder)
+    assert made.hpke_public != planted.public_key().public_bytes_raw()
+    assert made.hpke_public != keys.domain_keys(folder).hpke_public
+    assert all(made.hpke.private_bytes_raw() != path.read_bytes() for path in folder.iterdir() if path.is_file())
 
 
 def test_the_claimed_identity_comes_from_the_downward_api(make_world: Any) -> None:

@@ -1,7 +1,8 @@
 """The domain's keys: HPKE and receipt keys for its whole life, a TLS key for each attestation.
 
-Life-long keys are kept in memory-backed storage of the domain that only the agent mounts, so that a killed agent continues
-its receipt chain; they end with the domain.  No key ever leaves it.
+The receipt key is kept in memory-backed storage of the domain that only the agent mounts, so that a killed agent continues
+its receipt chain; it ends with the domain.  The HPKE key, to which model keys are wrapped, is in the agent's memory alone
+and new with each agent: a key that is read from a volume could be one that the host put there.  No key ever leaves.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ SKEW = timedelta(minutes=5)
 
 @dataclass(frozen=True)
 class DomainKeys:
-    """The keys that live as long as the trust domain."""
+    """The keys that live as long as the trust domain, or (hpke) as long as its agent."""
 
     hpke: X25519PrivateKey
     receipt: Ed25519PrivateKey
@@ -55,9 +56,9 @@ class DomainKeys:
 
 
 def domain_keys(folder: Path) -> DomainKeys:
-    """The keys in this folder, made there when there are none; raises WorkerError when they cannot be read."""
+    """A new HPKE key, and the receipt key in this folder, made there when there is none; raises WorkerError when it cannot be read."""
     return DomainKeys(
-        hpke=X25519PrivateKey.from_private_bytes(_seed(folder / "hpke.key")),
+        hpke=X25519PrivateKey.generate(),
         receipt=Ed25519PrivateKey.from_private_bytes(_seed(folder / "receipt.key")),
     )
 
