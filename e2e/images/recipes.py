@@ -117,7 +117,7 @@ def _worker(say: Say) -> Image:
         _locked(_LOCKS / "worker.txt", say),
         _code("worker", packages, {}),
     ]
-    agent = [f"{OPERATOR_ENVIRONMENT}/bin/python3", "-m", "chrysalis_worker.agent"]
+    agent = [f"{OPERATOR_ENVIRONMENT}/bin/python3", "-I", "-m", "chrysalis_worker.agent"]
     return _image("worker", "worker", layers, RunConfig(command=agent, user=_USER, environment=_ENVIRONMENT))
 
 

@@ -6,7 +6,8 @@ before anything runs, and does what a Kata guest does with measured initdata:
 1. a sandbox without initdata does not start; with it, the Simulated platform opens the evidence service in the pod's network
    namespace, for quotes whose MRCONFIGID is the SHA-384 of that initdata;
 2. a container that the initdata's allow-list does not name with this image and these arguments is refused;
-3. so is one whose mounts cover program files, or whose environment would load other code than the measured arguments name;
+3. so is one whose mounts cover program files or bring files that the host could have prepared where the worker keeps secrets,
+   or whose environment or working directory would load other code than the measured arguments name;
 4. exec is refused.
 
 A refusal goes to the file that `--log` names, in runc's JSON form, which the kubelet shows to people in full.
@@ -23,6 +24,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import socket
 import sys
 import tomllib
@@ -33,11 +35,23 @@ TYPE = "io.kubernetes.cri.container-type"
 SANDBOX_ID = "io.kubernetes.cri.sandbox-id"
 CONTAINER_NAME = "io.kubernetes.cri.container-name"
 IMAGE_NAME = "io.kubernetes.cri.image-name"
+POD_UID = "io.kubernetes.cri.sandbox-uid"
 MAX_TOML_BYTES = 256 * 1024
 SOCKET = "platform.sock"
 WAIT_SECONDS = 10.0
-MOUNTABLE = ("/run", "/var/run", "/tmp", "/dev", "/proc", "/sys", "/etc/hosts", "/etc/hostname", "/etc/resolv.conf")
-"""Where a host may mount into a container: what it puts there is data, never code that the measured arguments run."""
+KERNEL_PLACES = ("/dev", "/proc", "/sys")
+"""Where file systems of the kernel's own may be mounted (proc, sysfs, devpts, …)."""
+NETWORK_FILES = ("/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log")
+"""What the host mounts into every container; data that nothing is kept in."""
+PODINFO = "/run/podinfo"
+"""The downward API: untrusted names, and the initdata, whose hash is measured."""
+SHARED_MEMORY = "/dev/shm"
+MEMORY_PLACES = ("/run", "/tmp", SHARED_MEMORY)
+"""Where the worker keeps keys, models and sockets: only the guest's own memory, empty when the pod began, may be mounted."""
+EMPTY_DIR = re.compile(r"/pods/([^/]+)/volumes/kubernetes\.io~empty-dir/[^/]+")
+DOWNWARD_API = re.compile(r"/pods/([^/]+)/volumes/kubernetes\.io~downward-api/[^/]+")
+SANDBOX_SHM = re.compile(r"/sandboxes/([^/]+)/shm")
+MOUNT_TABLE = "/proc/self/mountinfo"
 LOADER_VARIABLES = ("LD_", "PYTHON", "GCONV_PATH", "BASH_ENV", "ENV=", "OPENSSL_CONF", "OPENSSL_MODULES")
 """Beginnings of environment entries that change which code a program loads; the environment is not measured."""
 HARMLESS_VARIABLES = ("PYTHONDONTWRITEBYTECODE=", "PYTHONUNBUFFERED=", "PYTHON_VERSION=", "PYTHONHASHSEED=")
@@ -136,20 +150,67 @@ def _check_container(state: str, config: dict[str, Any], annotations: dict[str, 
     arguments: list[str] = config["process"]["args"]
     for entry in allowed(toml):
         if entry["name"] == name and entry["image"] == image and entry["args"] == arguments:
-            _check_surroundings(config)
+            _check_surroundings(config, sandbox, annotations.get(POD_UID, ""))
             return
     raise Denied(f"the initdata's policy does not allow container {name!r} with image {image} and arguments {json.dumps(arguments)}")
 
 
-def _check_surroundings(config: dict[str, Any]) -> None:
-    """What the host adds to a measured container; raises Denied where that could replace its code."""
+def _check_surroundings(config: dict[str, Any], sandbox: str, pod_uid: str) -> None:
+    """What the host adds to a measured container; raises Denied where that could replace its code or know its secrets."""
+    directory = config["process"].get("cwd") or "/"
+    if os.path.normpath(directory) != "/":
+        raise Denied(f"the working directory {directory} could replace program code; only / is measured")
     for mount in config.get("mounts") or []:
-        destination = os.path.normpath(mount["destination"])
-        if not any(destination == place or destination.startswith(place + "/") for place in MOUNTABLE):
-            raise Denied(f"a mount at {destination} could replace program files; only data below {', '.join(MOUNTABLE)} may be mounted")
+        _check_mount(mount, sandbox, pod_uid)
     for entry in config["process"].get("env") or []:
         if entry.startswith(LOADER_VARIABLES) and not entry.startswith(HARMLESS_VARIABLES):
             raise Denied(f"the environment variable {entry.split('=')[0]} could replace program code, and the environment is not measured")
+
+
+def _check_mount(mount: dict[str, Any], sandbox: str, pod_uid: str) -> None:
+    destination, source = os.path.normpath(mount["destination"]), os.path.normpath(mount.get("source") or "/")
+    if destination == "/var/run" or destination.startswith("/var/run/"):
+        destination = destination.removeprefix("/var")  # a link in every image
+    if not _binds(mount):
+        if not _within(destination, (*KERNEL_PLACES, *MEMORY_PLACES)):
+            raise Denied(f"a mount at {destination} could replace program files")
+        return
+    if destination in NETWORK_FILES:
+        return
+    if destination == PODINFO and _is_of_pod(DOWNWARD_API, source, pod_uid):
+        return
+    if destination == SHARED_MEMORY and _is_of_pod(SANDBOX_SHM, source, sandbox):
+        return
+    if not _within(destination, MEMORY_PLACES):
+        raise Denied(f"a mount at {destination} could replace program files; only memory below {', '.join(MEMORY_PLACES)} may be mounted")
+    if not _is_of_pod(EMPTY_DIR, source, pod_uid) or _file_system(source) != "tmpfs":
+        raise Denied(f"the mount at {destination} is not an empty directory in memory: the host could know or prepare what is in it")
+
+
+def _binds(mount: dict[str, Any]) -> bool:
+    return mount.get("type") in (None, "", "none", "bind") or bool({"bind", "rbind"} & set(mount.get("options") or []))
+
+
+def _within(path: str, places: tuple[str, ...]) -> bool:
+    return any(path == place or path.startswith(place + "/") for place in places)
+
+
+def _is_of_pod(form: re.Pattern[str], source: str, owner: str) -> bool:
+    """Whether a source has this form at its end, and is this pod's or sandbox's."""
+    found = re.search(form.pattern + r"\Z", source)
+    return found is not None and owner == found[1]
+
+
+def _file_system(path: str) -> str:
+    """The type of the file system that a path of the host lies on."""
+    best, kind = "", ""
+    with open(MOUNT_TABLE, encoding="utf-8", errors="replace") as table:
+        for line in table:
+            fields, _, rest = line.partition(" - ")
+            point = fields.split()[4].rstrip("/")
+            if (path == point or path.startswith(point + "/")) and len(point) >= len(best):
+                best, kind = point, rest.split()[0]
+    return kind
 
 
 def unpack(annotation: str) -> bytes:

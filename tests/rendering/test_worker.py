@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from chrysalis.api.account import SettlementAccountSpec
 from chrysalis.api.wallet import WalletError
 from chrysalis.api.worker import ConfidentialWorkerSpec
 from chrysalis.rendering import RenderError, owned, render
+from chrysalis.rendering.identity import COMMANDS
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -33,6 +36,18 @@ def test_the_children_are_as_reviewed(spec: ConfidentialWorkerSpec, account: Set
             assert initdata.from_annotation(annotations[names.ANNOTATION_INITDATA]) == (GOLDEN / "initdata-v1.toml").read_bytes()
             annotations[names.ANNOTATION_INITDATA] = "packed"
     assert children == list(yaml.safe_load_all((GOLDEN / "children-v1.yaml").read_text()))
+
+
+@pytest.mark.parametrize(("isolated", "said"), [(True, ""), (False, "planted")])
+def test_the_working_directory_brings_no_code(tmp_path: Path, isolated: bool, said: str) -> None:
+    """The host chooses a container's working directory; without -I, Python would take the worker's modules from there."""
+    for command in COMMANDS.values():
+        package, _, module = command[-1].partition(".")
+        (tmp_path / package).mkdir(exist_ok=True)
+        (tmp_path / package / f"{module}.py").write_text("print('planted')")
+        argv = [sys.executable, *(word for word in command[1:] if isolated or word != "-I")]
+        done = subprocess.run(argv, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path) if isolated else ""}, capture_output=True, text=True)
+        assert done.stdout.strip() == said
 
 
 def test_the_measured_bytes_are_read_back(spec: ConfidentialWorkerSpec, account: SettlementAccountSpec) -> None:

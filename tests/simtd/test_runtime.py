@@ -18,10 +18,10 @@ from typing import Any
 
 import pytest
 
-from e2e.simtd.runtime import ANNOTATION_INITDATA, CONTAINER_NAME, IMAGE_NAME, SANDBOX_ID, SOCKET, TYPE, VALUED_FLAGS
+from e2e.simtd.runtime import ANNOTATION_INITDATA, CONTAINER_NAME, IMAGE_NAME, POD_UID, SANDBOX_ID, SOCKET, TYPE, VALUED_FLAGS
 
 IMAGE = "chrysalis.local/worker@sha256:" + "a" * 64
-ARGS = ["/opt/cv/bin/python3", "-m", "chrysalis_worker.agent"]
+ARGS = ["/opt/cv/bin/python3", "-I", "-m", "chrysalis_worker.agent"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -80,15 +80,16 @@ class Guest:
         annotations: dict[str, str],
         args: list[str] = ARGS,
         netns: str = "/var/run/netns/pod",
-        mounts: tuple[str, ...] = (),
+        mounts: tuple[tuple[str, str], ...] = (),
         env: tuple[str, ...] = (),
+        cwd: str = "/",
     ) -> str:
         folder = self.folder / "bundle"
         folder.mkdir(exist_ok=True)
         config: dict[str, Any] = {
             "annotations": annotations,
-            "process": {"args": args, "env": list(env)},
-            "mounts": [{"destination": mount, "type": "bind"} for mount in mounts],
+            "process": {"args": args, "env": list(env), "cwd": cwd},
+            "mounts": [{"destination": where, "source": source, "type": "bind", "options": ["rbind"]} for where, source in mounts],
             "linux": {"namespaces": [{"type": "network", "path": netns} if netns else {"type": "pid"}]},
         }
         (folder / "config.json").write_text(json.dumps(config))
@@ -203,22 +204,55 @@ def test_without_its_state_nothing_starts(guest: Guest) -> None:
     assert "SIMTD_STATE" in said
 
 
+POD = f"/dev/shm/pods/{'u' * 8}/volumes"  # on a tmpfs, as memory of a pod is
+MEMORY = f"{POD}/kubernetes.io~empty-dir/model"
+PODINFO = f"{POD}/kubernetes.io~downward-api/podinfo"
+SHM = "/run/containerd/io.containerd.grpc.v1.cri/sandboxes/sandbox1/shm"
+HARMLESS = (
+    ("/run/model", MEMORY),
+    ("/var/run/receipts", MEMORY),
+    ("/tmp", MEMORY),
+    ("/dev/shm", SHM),
+    ("/run/podinfo", PODINFO),
+    ("/etc/hosts", "/var/lib/kubelet/pods/u/etc-hosts"),
+    ("/dev/termination-log", "/var/lib/kubelet/pods/u/containers/gateway/1"),
+)
+
+
 @pytest.mark.parametrize(
-    ("mounts", "env", "words"),
+    ("mounts", "env", "cwd", "words"),
     [
-        (("/proc", "/dev/shm", "/run/model", "/tmp", "/etc/hosts", "/var/run/secrets/x"), ("PATH=/bin", "PYTHONUNBUFFERED=1"), ""),
-        (("/opt/cv/lib",), (), "could replace program files"),
-        (("/run/../opt",), (), "could replace program files"),
-        (("/etc",), (), "could replace program files"),
-        (("/runner",), (), "could replace program files"),
-        ((), ("LD_PRELOAD=/tmp/x.so",), "LD_PRELOAD"),
-        ((), ("PYTHONPATH=/tmp",), "PYTHONPATH"),
-        ((), ("ENV=/tmp/x",), "ENV"),
-        ((), ("ENVIRONMENT=x",), ""),
+        (HARMLESS, ("PATH=/bin", "PYTHONUNBUFFERED=1"), "/", ""),
+        ((("/opt/cv/lib", MEMORY),), (), "/", "could replace program files"),
+        ((("/run/../opt", MEMORY),), (), "/", "could replace program files"),
+        ((("/etc", MEMORY),), (), "/", "could replace program files"),
+        ((("/runner", MEMORY),), (), "/", "could replace program files"),
+        ((("/proc/self", MEMORY),), (), "/", "could replace program files"),
+        ((), ("LD_PRELOAD=/tmp/x.so",), "/", "LD_PRELOAD"),
+        ((), ("PYTHONPATH=/tmp",), "/", "PYTHONPATH"),
+        ((), ("ENV=/tmp/x",), "/", "ENV"),
+        ((), ("ENVIRONMENT=x",), "/", ""),
+        # a folder of the host's choice, where `python -m` would look first
+        ((), (), "/run/model", "the working directory /run/model"),
+        ((), (), "", ""),
+        # files that the host prepared, where the worker keeps its keys and the plain model
+        ((("/run/receipts", POD + "/kubernetes.io~secret/keys"),), (), "/", "/run/receipts is not an empty directory in memory"),
+        ((("/run/receipts", POD + "/kubernetes.io~configmap/keys"),), (), "/", "is not an empty directory in memory"),
+        ((("/run/receipts", PODINFO),), (), "/", "is not an empty directory in memory"),
+        ((("/run/receipts/receipt.key", f"{POD}-subpaths/kubernetes.io~empty-dir/a/0"),), (), "/", "is not an empty directory in memory"),
+        ((("/run/receipts/receipt.key", "/var/lib/kubelet/pods/u/containers/gateway/1"),), (), "/", "is not an empty directory"),
+        ((("/var/run/model", "/srv/stolen"),), (), "/", "/run/model is not an empty directory in memory"),
+        ((("/run/model", "/srv/pods/u/volumes/kubernetes.io~empty-dir/model"),), (), "/", "is not an empty directory in memory"),
+        ((("/run/model", MEMORY.replace("uuuu", "vvvv")),), (), "/", "is not an empty directory in memory"),
+        ((("/dev/shm", SHM.replace("sandbox1", "sandbox2")),), (), "/", "is not an empty directory in memory"),
+        ((("/run/podinfo", POD + "/kubernetes.io~secret/keys"),), (), "/", "is not an empty directory in memory"),
     ],
 )
-def test_the_host_adds_data_but_no_code(guest: Guest, mounts: tuple[str, ...], env: tuple[str, ...], words: str) -> None:
+def test_the_host_adds_data_but_no_code_and_no_keys(
+    guest: Guest, mounts: tuple[tuple[str, str], ...], env: tuple[str, ...], cwd: str, words: str
+) -> None:
     guest.start_domain(toml())
-    code, said, _ = guest.run("create", "--bundle", guest.bundle(container(), mounts=mounts, env=env), "c1")
+    annotations = container(**{POD_UID: "u" * 8})
+    code, said, _ = guest.run("create", "--bundle", guest.bundle(annotations, mounts=mounts, env=env, cwd=cwd), "c1")
     assert (code == 0) == (words == "")
     assert words in said

@@ -14,10 +14,13 @@ from chrysalis.rendering.reasons import RenderError, RenderReason
 
 TEMPLATE_VERSION = 1
 COMMANDS: dict[str, list[str]] = {
-    names.CONTAINER_GATEWAY: ["/opt/cv/bin/python3", "-m", "chrysalis_worker.agent"],
-    names.CONTAINER_TRITON: ["/opt/tv/bin/python3", "-m", "chrysalis_worker.supervisor"],
+    names.CONTAINER_GATEWAY: ["/opt/cv/bin/python3", "-I", "-m", "chrysalis_worker.agent"],
+    names.CONTAINER_TRITON: ["/opt/tv/bin/python3", "-I", "-m", "chrysalis_worker.supervisor"],
 }
-"""Container name → its whole argv, which the guest compares word for word."""
+"""Container name → its whole argv, which the guest compares word for word.
+
+-I: without it Python would look for modules in the working directory first, and the host chooses that (and PYTHONPATH).
+"""
 
 
 def initdata(spec: ConfidentialWorkerSpec, account: SettlementAccountSpec | None) -> Initdata:
