@@ -1,8 +1,8 @@
-# Each target is one line that calls a program; how it works stands there. Variables: KEEP SEED ONLY CACHE.
+# Each target is one line that calls a program; how it works stands there. Variables: KEEP SEED SEEDS ONLY CACHE.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PY = .ci/python
-export KEEP SEED ONLY CACHE
+export KEEP SEED SEEDS ONLY CACHE
 
 help:         ## show this list
 	@grep -E '^[a-z][a-z-]*: *.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 16
@@ -17,7 +17,9 @@ layers: setup ## import-linter: who may import whom
 unit: setup   ## the fast loop: everything that needs no cluster, network or TVM
 	@$(PY) -m pytest -q tests -m "not (tvm or triton or cluster or postgres or fault or fuzz or bench)"
 test: lint types layers  ## everything, on the real cluster and the real TVM
-	@$(PY) -m pytest tests e2e/tests -m "not (fault or bench)"
+	@$(PY) -m pytest tests e2e/tests -m "not (sweep or bench)"
+test-faults: setup  ## kill -9 at every named point, then at points of SEED, SEED+1, … (SEEDS many)
+	@$(PY) -m pytest e2e/tests -m fault
 crds: setup   ## generate crds/ from the Python models
 	@$(PY) -m chrysalis.api.crd crds
 demo: setup   ## the main job, from a bare machine to Toncoin
@@ -34,4 +36,4 @@ devnet: setup        ## a local TON network with the real TVM
 	@$(PY) -m e2e.devnet
 clean:        ## remove what builds left in this folder (caches stay under ~/.cache/chrysalis)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis bench-results.json contracts/node_modules
-.PHONY: help setup lint types layers unit test crds demo bench cluster-up cluster-down cluster-status devnet clean
+.PHONY: help setup lint types layers unit test test-faults crds demo bench cluster-up cluster-down cluster-status devnet clean

@@ -72,6 +72,11 @@ class Chain:
         """The newest masterchain block."""
         return self._master[self.seqno]
 
+    @property
+    def unlisted(self) -> int:
+        """How many transactions were done that no listed shard block shows yet."""
+        return len(self._unsealed)
+
     def master(self, seqno: int) -> Block | None:
         """A masterchain block by its number; None when it is not kept."""
         return self._master.get(seqno)

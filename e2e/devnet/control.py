@@ -1,6 +1,6 @@
 """The devnet's control over HTTP, on loopback only: what a real network does not have.
 
-GET  /status   {"seqno", "time", "asked"}
+GET  /status   {"seqno", "time", "asked", "unlisted", "faults"}
 POST /fund     {"address", "nanoton"}     money out of nothing (Simulated)
 POST /advance  {"seconds"}                the chain's time moves forward (Simulated)
 POST /faults   {"drop_externals", "hold_blocks", "withhold_shard"}

@@ -8,7 +8,7 @@ import os
 import secrets
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -121,7 +121,15 @@ class Network:
 
     async def _status(self, _: dict[str, Any]) -> dict[str, Any]:
         asked = [server.asked for server in self.servers]
-        return {"seqno": self.chain.seqno, "time": self.chain.now, "asked": asked, "simulated": True}
+        faults = asdict(self.chain.faults)
+        return {
+            "seqno": self.chain.seqno,
+            "time": self.chain.now,
+            "asked": asked,
+            "unlisted": self.chain.unlisted,
+            "faults": faults,
+            "simulated": True,
+        }
 
     async def _fund(self, body: dict[str, Any]) -> dict[str, Any]:
         await self.fund(str(body["address"]), int(body["nanoton"]))
