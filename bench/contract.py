@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import secrets
 import statistics
-from typing import Any
 
+from bench import Row
 from chrysalis.chain.client import external_message
 from chrysalis.chain.contract import CLAIM_VALUE_NANOTON, account_id, claim_body, earned_cell
 from chrysalis.chain.signer import SeedSigner
@@ -26,7 +26,7 @@ CLAIM_NANOTON = 10_150_000
 """What a claim cost in all at 100 wallets in the prototype (settlement.md)."""
 
 
-def measure() -> list[dict[str, Any]]:
+def measure() -> list[Row]:
     """Gas of a commit that promotes (the dearer kind), and of a claim among a hundred wallets; the worst of five."""
     commits: list[int] = []
     claims: list[int] = []
@@ -47,24 +47,24 @@ def measure() -> list[dict[str, Any]]:
             costs.append(TON + leaves[own] - pool.ledger.balance(own))
     commit, claim, cost = max(commits), max(claims), statistics.median(costs)
     return [
-        {
-            "id": "contract.commit",
-            "value": float(commit),
-            "unit": "gas",
-            "reference": f"bound of its checks: {COMMIT_GAS} gas",
-            "ratio": commit / COMMIT_GAS,
-            "reach": "< 1.00 ×",
-            "ok": commit < COMMIT_GAS,
-        },
-        {
-            "id": "contract.claim",
-            "value": float(claim),
-            "unit": "gas",
-            "reference": f"all fees of the wallet {cost / 1e6:.2f}M nanoton; prototype {CLAIM_NANOTON / 1e6:.2f}M",
-            "ratio": cost / CLAIM_NANOTON,
-            "reach": None,  # the prototype let what the message had left go with the payout; here it comes back, in a message more
-            "ok": None,
-        },
+        Row(
+            id="contract.commit",
+            value=float(commit),
+            unit="gas",
+            reference=f"bound of its checks: {COMMIT_GAS} gas",
+            ratio=commit / COMMIT_GAS,
+            reach="< 1.00 ×",
+            ok=commit < COMMIT_GAS,
+        ),
+        Row(
+            id="contract.claim",
+            value=float(claim),
+            unit="gas",
+            reference=f"all fees of the wallet {cost / 1e6:.2f}M nanoton; prototype {CLAIM_NANOTON / 1e6:.2f}M",
+            ratio=cost / CLAIM_NANOTON,
+            reach=None,  # the prototype let what the message had left go with the payout; here it comes back, in a message more
+            ok=None,
+        ),
     ]
 
 

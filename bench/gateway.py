@@ -28,6 +28,7 @@ import numpy as np
 import tritonclient.grpc.aio as triton
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from bench import Row
 from chrysalis.api.initdata import MeasuredIdentity
 from chrysalis.api.policy import Placement
 from chrysalis.api.worker import BrokerPin, Isolation, ModelPackage, ModelSpec, Prices
@@ -65,7 +66,7 @@ CAP = 1 << 60
 Job = Callable[[], Awaitable[None]]
 
 
-def measure() -> list[dict[str, Any]]:
+def measure() -> list[Row]:
     """Medians of rounds: the time of a job alone, and jobs a second with several at once."""
     installation = install.prepare()
     with tempfile.TemporaryDirectory(prefix="bg") as name:
@@ -75,7 +76,7 @@ def measure() -> list[dict[str, Any]]:
             return asyncio.run(_measure(folder, supervisor.folders))
 
 
-async def _measure(folder: Path, paths: PodPaths) -> list[dict[str, Any]]:
+async def _measure(folder: Path, paths: PodPaths) -> list[Row]:
     await Orders(paths.supervisor_socket).order("start")
     raw = triton.InferenceServerClient(paths.grpc_target)
     client, reservation = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
@@ -97,7 +98,7 @@ async def _measure(folder: Path, paths: PodPaths) -> list[dict[str, Any]]:
             return await _compare(through, direct, told["pid"])
 
 
-async def _compare(through: Job, direct: Job, pid: int) -> list[dict[str, Any]]:
+async def _compare(through: Job, direct: Job, pid: int) -> list[Row]:
     alone: dict[str, list[float]] = {"ours": [], "theirs": []}
     together: dict[str, list[float]] = {"ours": [], "theirs": []}
     for _ in range(3):  # warm both ways
@@ -129,8 +130,8 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _row(name: str, value: float, unit: str, reference: str, ratio: float) -> dict[str, Any]:
-    return {"id": name, "value": value, "unit": unit, "reference": reference, "ratio": ratio, "reach": "", "ok": None}
+def _row(name: str, value: float, unit: str, reference: str, ratio: float) -> Row:
+    return Row(id=name, value=value, unit=unit, reference=reference, ratio=ratio, reach=None, ok=None)
 
 
 async def _milliseconds(job: Job) -> float:
