@@ -141,9 +141,10 @@ def test_an_offer_that_the_page_leaves_out_is_asked_for(rig: Rig, bench: Any, ma
         lambda b, w: w.certificate(b.ear, bytes(32)),
         lambda b, w: w.certificate(b.ear, b.reservation.public_key, set="-3:0:" + "00" * 32),
         lambda b, w: w.certificate(b.ear, b.reservation.public_key, receipt_key="00" * 32),
+        lambda b, w: w.certificate(b.ear, b.reservation.public_key, wallet=""),
         lambda b, w: "not.a.token",
     ],
-    ids=["other EAR key", "other reservation key", "other set", "other receipt key", "malformed"],
+    ids=["other EAR key", "other reservation key", "other set", "other receipt key", "no wallet", "malformed"],
 )
 def test_a_worker_without_a_valid_certificate_is_not_even_asked_and_its_twin_is(
     rig: Rig, bench: Any, make_worker: Any, make: Callable[[Any, Any], str]
@@ -167,6 +168,20 @@ def test_one_worker_down_stops_no_other_and_its_receipts_come_later(rig: Rig, be
     assert (collected.new, collected.problems[one.worker.wrk].reason) == (1, WireReason.SERVICE_UNREACHABLE)
     one.down = False
     assert rig.round().new == 1
+
+
+def test_what_one_worker_sends_cannot_stop_the_others_receipts(
+    rig: Rig, bench: Any, make_worker: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = rig.add(make_worker()), rig.add(make_worker())
+
+    async def fail(_after: int) -> ReceiptPage:
+        raise OverflowError("something that nobody thought of")
+
+    monkeypatch.setattr(one, "receipts", fail)
+    two.tokens = [two.worker.receipt(bench.client)]
+    collected = rig.round()
+    assert (collected.new, collected.problems[one.worker.wrk].reason) == (1, SettlementReason.INTERNAL_ERROR)
 
 
 def test_after_revocation_and_drain_the_chain_is_closed_by_the_ledgers_clock(rig: Rig, bench: Any, make_worker: Any) -> None:

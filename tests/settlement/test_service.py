@@ -15,9 +15,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chrysalis.api.status import AccountStatus
 from chrysalis.chain.signer import SeedSigner
+from chrysalis.receipts import jws
 from chrysalis.receipts.objects import PartyToken
 from chrysalis.receipts.records import Record
 from chrysalis.settlement import app, cluster, settings
+from chrysalis.settlement.committer import Committer
 from chrysalis.settlement.lease import Lease, LeaseRecord
 from chrysalis.settlement.metrics import Metrics
 from chrysalis.settlement.reasons import SettlementError, SettlementReason
@@ -60,6 +62,7 @@ class World:
             "clients": [{"key": self.client.public_key().public_bytes_raw().hex(), "dailyCapNanoton": "100000"}],
         }
         self.conditions: list[dict[str, Any]] = []
+        self.metadata = {"namespace": "pool", "name": "main"}
         lease = Lease(Always(), identity="a", duration_seconds=15, clock=clock)
         asyncio.run(lease.turn())
         self.service = Service(
@@ -86,7 +89,7 @@ class World:
 
     async def all(self) -> list[cluster.AccountObject]:
         item = {
-            "metadata": {"namespace": "pool", "name": "main", "generation": 3},
+            "metadata": {**self.metadata, "generation": 3},
             "spec": self.spec,
             "status": {"conditions": self.conditions},
         }
@@ -183,6 +186,32 @@ def test_an_account_that_cannot_be_settled_says_why_and_recovers(world: World, c
     if change != {"feeBps": 499}:  # the ledger is bound to its fee for ever
         world.spec = good
         assert condition(world.rounds(2), "Settling")[0] == "True"
+
+
+def test_a_contract_is_settled_for_one_account_alone(world: World) -> None:
+    """Another namespace's account that names the same contract would otherwise put its own clients on the list."""
+    world.jobs(2)
+    assert condition(world.rounds(2), "Settling")[0] == "True"
+    mine, kid = list(world.spec["clients"]), jws.thumbprint(world.client.public_key().public_bytes_raw())
+    thief = {"key": Ed25519PrivateKey.generate().public_key().public_bytes_raw().hex(), "dailyCapNanoton": "100000"}
+    for namespace, name in (("other", "main"), ("pool", "second")):
+        world.spec["clients"], world.metadata = [thief], {"namespace": namespace, "name": name}
+        assert condition(world.rounds(2), "Settling")[:2] == ("False", SettlementReason.LEDGER_FOREIGN)
+    world.spec["clients"], world.metadata = mine, {"namespace": "pool", "name": "main"}
+    assert condition(world.rounds(3), "Settling")[0] == "True"
+    settler = world.service.settlers["pool", "main"]
+    assert settler.ledger.kid_of_client(kid) is not None
+    assert settler.ledger.kid_of_client(jws.thumbprint(bytes.fromhex(thief["key"]))) is None
+
+
+def test_a_bug_at_one_account_stops_no_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def fail(*_: object) -> None:
+        raise OverflowError("an amount out of range")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Committer, "turn", fail)
+        assert condition(world.rounds(1), "Settling")[:2] == ("False", SettlementReason.INTERNAL_ERROR)
+    assert condition(world.rounds(2), "Settling")[0] == "True"
 
 
 def test_an_unreachable_chain_or_paused_contract_is_a_condition(world: World) -> None:

@@ -119,6 +119,14 @@ class Collector:
             except (SettlementError, WireError) as error:
                 collected.problems[_name(found)] = error
                 LOG.warning("worker.problem", extra={"event": "worker.problem", "reason": str(error.reason), "detail": error.message})
+            except Exception as error:  # what one worker sends must not stop the others' receipts
+                LOG.exception("worker.bug", extra={"event": "worker.bug", "detail": _name(found)})
+                collected.problems[_name(found)] = SettlementError(
+                    SettlementReason.INTERNAL_ERROR,
+                    "the settler failed at what this worker sent",
+                    "look at the settler's log, and report it",
+                    type(error).__name__,
+                )
 
     async def _visit(self, found: Found, collected: Collected) -> None:
         certificate = self._certificate(found.result)
@@ -185,6 +193,8 @@ class Collector:
             certificate = ReceiptKeyCertificate.parse(result.receipt_certificate, self._ear_key)
         except ReceiptError as error:
             raise _certificate_invalid(error.message, error.detail) from error
+        if not certificate.wallet:  # it could not stand in an epoch, and would stop everybody's
+            raise _certificate_invalid("it names no wallet", "a worker of an account is measured with its payout wallet")
         if certificate.set != self._set or certificate.receipt_key != result.keys.receipt.lower():
             raise _certificate_invalid("it is for another account or key", f"set {certificate.set}")
         if self._reservation.public_key.hex() not in certificate.reservation_keys:

@@ -41,6 +41,7 @@ class SettlementReason(StrEnum):
     LEDGER_FOREIGN = "LedgerForeign"
     SETTINGS_INVALID = "SettingsInvalid"
     PARTY_UNKNOWN = "PartyUnknown"
+    INTERNAL_ERROR = "InternalError"
 
 
 class SettlementError(ChrysalisError):

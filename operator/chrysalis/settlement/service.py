@@ -71,7 +71,11 @@ class AccountSettler:
             )
         self.folder = means.state_dir / spec.contract.partition(":")[2]
         self.ledger = Ledger.open(self.folder / LEDGER_FILE)
-        self.ledger.bind(spec.set_name, spec.fee_bps)
+        try:
+            self.ledger.bind(spec.set_name, spec.fee_bps, self._label)
+        except SettlementError:
+            self.ledger.close()
+            raise
         epochs = EpochStore(self.ledger)
         self.publisher = Publisher(self.folder / "published", epochs, spec.set_name)
         self._chain = means.chain(spec)
@@ -227,6 +231,9 @@ class Service:
             return await settler.round()
         except ChrysalisError as error:
             return Report(None, error, (), {}, 0)
+        except Exception as error:  # a bug that one account's objects reach must not stop the others' settlement
+            LOG.exception("account.bug", extra={"event": "account.bug", "detail": f"{account.namespace}/{account.name}"})
+            return Report(None, _internal(error), (), {}, 0)
 
     async def _keep_lease(self) -> None:
         while True:
@@ -236,3 +243,12 @@ class Service:
             except ChrysalisError as error:
                 LOG.warning("lease.unreachable", extra={"event": "lease.unreachable", "reason": str(error.reason), "detail": error.detail})
             await asyncio.sleep(self._lease_seconds / 4)
+
+
+def _internal(error: Exception) -> SettlementError:
+    return SettlementError(
+        SettlementReason.INTERNAL_ERROR,
+        "the settler failed at this account; nothing was lost, and it tries again",
+        "look at the settler's log, and report it",
+        type(error).__name__,
+    )

@@ -96,17 +96,30 @@ class Ledger:
         with self._engine.begin() as connection:
             yield connection
 
-    def bind(self, set_name: str, fee_bps: int) -> None:
-        """Make this the ledger of one contract for ever; raises SettlementError LedgerForeign for another one's."""
+    def bind(self, set_name: str, fee_bps: int, holder: str = "") -> None:
+        """Make this the ledger of one contract, and of the SettlementAccount `holder` (NAMESPACE/NAME), for ever.
+
+        Another account that names the same contract could put its own clients on the list and be paid from what is not its own.
+        Raises SettlementError LedgerForeign.
+        """
         with self.transaction() as db:
             row = db.execute(select(t.account)).one_or_none()
             if row is None:
-                db.execute(insert(t.account).values(id=1, set_name=set_name, fee_bps=fee_bps))
+                db.execute(insert(t.account).values(id=1, set_name=set_name, fee_bps=fee_bps, holder=holder))
             elif (row.set_name, row.fee_bps) != (set_name, fee_bps):
                 raise SettlementError(
                     SettlementReason.LEDGER_FOREIGN,
                     f"this ledger is of {row.set_name} with {row.fee_bps} basis points, not of {set_name} with {fee_bps}",
                     "give each contract a ledger of its own; a fee never changes within a contract",
+                )
+            elif holder and not row.holder:
+                db.execute(update(t.account).values(holder=holder))
+            elif holder and row.holder != holder:
+                raise SettlementError(
+                    SettlementReason.LEDGER_FOREIGN,
+                    "the contract is settled for another SettlementAccount already",
+                    "deploy a contract for this account; a contract stays with the SettlementAccount that it was first settled for",
+                    set_name,
                 )
 
     def set_name(self) -> str:

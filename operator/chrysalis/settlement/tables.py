@@ -6,7 +6,14 @@ from sqlalchemy import BigInteger, Column, Integer, LargeBinary, MetaData, Strin
 
 metadata = MetaData()
 
-account = Table("account", metadata, Column("id", Integer, primary_key=True), Column("set_name", String), Column("fee_bps", Integer))
+account = Table(
+    "account",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("set_name", String),
+    Column("fee_bps", Integer),
+    Column("holder", String),
+)
 client_keys = Table(
     "client_keys",
     metadata,
