@@ -18,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,6 @@ from chrysalis_worker.metering import Meter
 from chrysalis_worker.metrics import Metrics
 from chrysalis_worker.offers import OfferBook
 from chrysalis_worker.orders import Orders
-from chrysalis_worker.paths import PodPaths
 from chrysalis_worker.receiptlog import ReceiptLog
 from chrysalis_worker.server import Serving, Sessions
 from chrysalis_worker.session import Appraisable, Session, server_context
@@ -73,10 +74,11 @@ def measure() -> list[Row]:
         folder = Path(name)
         repository = model.build(folder / "model", installation)
         with host.supervisor(folder, repository, installation) as supervisor:
-            return asyncio.run(_measure(folder, supervisor.folders))
+            return asyncio.run(_measure(folder, supervisor))
 
 
-async def _measure(folder: Path, paths: PodPaths) -> list[Row]:
+async def _measure(folder: Path, supervisor: host.HostSupervisor) -> list[Row]:
+    paths = supervisor.folders
     await Orders(paths.supervisor_socket).order("start")
     raw = triton.InferenceServerClient(paths.grpc_target)
     client, reservation = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
@@ -95,39 +97,70 @@ async def _measure(folder: Path, paths: PodPaths) -> list[Row]:
             async def direct() -> None:
                 await _raw_job(raw)
 
-            return await _compare(through, direct, told["pid"])
+            triton_pids = [*_servers(supervisor.process.pid), *supervisor.stubs()]
+            return await _compare(through, direct, _Processes(told["pid"], triton_pids))
 
 
-async def _compare(through: Job, direct: Job, pid: int) -> list[Row]:
+@dataclass
+class _Processes:
+    """Who works for a job; the client is this process."""
+
+    gateway: int
+    triton: list[int]
+
+    def seconds(self) -> dict[str, float]:
+        """CPU time of each so far."""
+        return {
+            "client": time.process_time(),
+            "gateway": _cpu_seconds(self.gateway),
+            "Triton": sum(_cpu_seconds(pid) for pid in self.triton),
+        }
+
+
+async def _compare(through: Job, direct: Job, processes: _Processes) -> list[Row]:
     alone: dict[str, list[float]] = {"ours": [], "theirs": []}
     together: dict[str, list[float]] = {"ours": [], "theirs": []}
+    cpu: dict[str, Counter[str]] = {"ours": Counter(), "theirs": Counter()}
     for _ in range(3):  # warm both ways
         await through()
         await direct()
-    cpu = _cpu_seconds(pid)
     for _ in range(ROUNDS):
         for name, job in (("theirs", direct), ("ours", through)):
+            before = processes.seconds()
             alone[name].append(await _milliseconds(job))
             together[name].append(await _per_second(job))
-    cpu_ms = (_cpu_seconds(pid) - cpu) * 1000 / (ROUNDS * (JOBS_ALONE + JOBS_TOGETHER))
+            cpu[name].update({who: spent - before[who] for who, spent in processes.seconds().items()})
     ours, theirs = (statistics.median(alone[name]) for name in ("ours", "theirs"))
     ours_rate, theirs_rate = (statistics.median(together[name]) for name in ("ours", "theirs"))
+    spread = f"{min(alone['ours']):.1f}–{max(alone['ours']):.1f} against {min(alone['theirs']):.1f}–{max(alone['theirs']):.1f} ms"
+    ours_cpu, theirs_cpu = (_said(cpu[name]) for name in ("ours", "theirs"))
     return [
-        _row("gateway.minilm", ours, "ms a job", f"raw Triton: {theirs:.1f} ms; CPU of the gateway: {cpu_ms:.1f} ms a job", ours / theirs),
+        _row("gateway.minilm", ours, "ms a job", f"raw Triton: {theirs:.1f} ms; {spread}", ours / theirs),
         _row(
             "gateway.minilm-throughput",
             ours_rate,
             "jobs/s",
-            f"raw Triton: {theirs_rate:.1f} jobs/s ({CONCURRENCY} at once)",
+            f"raw Triton: {theirs_rate:.1f} jobs/s; {CONCURRENCY} at once; ms CPU a job: {ours_cpu} (raw: {theirs_cpu})",
             ours_rate / theirs_rate,
         ),
     ]
+
+
+def _said(cpu: Counter[str]) -> str:
+    """Milliseconds a job of each process that took part."""
+    jobs = ROUNDS * (JOBS_ALONE + JOBS_TOGETHER)
+    return ", ".join(f"{who} {seconds * 1000 / jobs:.1f}" for who, seconds in cpu.items() if seconds > 0)
 
 
 def _cpu_seconds(pid: int) -> float:
     """User and system time of a process so far (proc(5), fields 14 and 15)."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def _servers(supervisor: int) -> list[int]:
+    """The process ids of Triton, the supervisor's child."""
+    return [int(pid) for pid in Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()]
 
 
 def _row(name: str, value: float, unit: str, reference: str, ratio: float) -> Row:
