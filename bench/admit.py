@@ -7,6 +7,7 @@ on one cluster of their own (CHRYSALIS_INSTANCE, by default `bench`), nothing el
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -15,10 +16,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from bench import Row
+from chrysalis.api import names
 from chrysalis_worker import paths
 from chrysalis_worker.supervisor import ServerCommand
 from e2e.demo import chain, ground, hardware, install, objects
@@ -63,21 +66,38 @@ def _rounds(world: World, console: Console) -> tuple[list[float], list[float]]:
     confidential, plain = json.dumps(_confidential(world)), json.dumps(_plain(world))
     ours: list[float] = []
     theirs: list[float] = []
+    marks: list[dict[str, float]] = []
     for number in range(1, ROUNDS + 1):
         theirs.append(_seconds(world, plain, "deployment", PLAIN, "Available"))
+        _gone(world, "deployment", NAME, PLAIN)
+        applied = world.clock.now()
         ours.append(_seconds(world, confidential, "cw", objects.NAMESPACE, "Ready"))
+        pod = install.worker_pods(world, NAME)[0]["metadata"]["name"]
+        marks.append(phases(world.kubectl("logs", pod, "-n", objects.NAMESPACE, "-c", names.CONTAINER_GATEWAY), applied))
+        _gone(world, "cw", NAME, objects.NAMESPACE)
         console.say(f"round {number} of {ROUNDS}: plain {theirs[-1]:.2f} s, confidential {ours[-1]:.2f} s")
+    medians = {name: statistics.median(mark[name] for mark in marks if name in mark) for name in marks[0]}
+    console.say("since apply: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in medians.items()))
     return ours, theirs
 
 
+def phases(log: str, applied: datetime) -> dict[str, float]:
+    """The seconds from `applied` to each phase that an agent's log names, in its order."""
+    reached = {}
+    for line in log.splitlines():
+        with contextlib.suppress(ValueError):  # a line that is not the agent's
+            event = json.loads(line)
+            if event.get("event") == "phase.reached":
+                reached[str(event["phase"])] = (datetime.fromisoformat(event["time"]) - applied).total_seconds()
+    return reached
+
+
 def _seconds(world: World, manifest: str, kind: str, namespace: str, condition: str) -> float:
-    """From before `kubectl apply` until `kubectl wait` has seen the condition; the object is gone again afterwards."""
+    """From before `kubectl apply` until `kubectl wait` has seen the condition."""
     started = time.perf_counter()
     world.kubectl("apply", "-f", "-", given=manifest)
     world.kubectl("wait", f"{kind}/{NAME}", "-n", namespace, f"--for=condition={condition}", f"--timeout={READY_SECONDS}s")
-    seconds = time.perf_counter() - started
-    _gone(world, kind, NAME, namespace)
-    return seconds
+    return time.perf_counter() - started
 
 
 def _gone(world: World, kind: str, name: str, namespace: str) -> None:
