@@ -82,10 +82,10 @@ def _measured_otherwise(world: World, console: Console) -> None:
     world.kubectl("delete", "cw", "otherwise", "-n", objects.NAMESPACE, "--wait=false")
 
 
-def _pod_of(world: World, name: str, *, runtime_class: bool) -> dict[str, Any]:
+def _pod_of(world: World, name: str, *, node: str, runtime_class: bool) -> dict[str, Any]:
     """A pod as the worker's Deployment makes them, bound to a node by hand, without the gate."""
     template = world.get("deployment", WORKER, "-n", objects.NAMESPACE)["spec"]["template"]
-    spec = {key: value for key, value in template["spec"].items() if key != "schedulingGates"} | {"nodeName": "n2"}
+    spec = {key: value for key, value in template["spec"].items() if key != "schedulingGates"} | {"nodeName": node}
     if not runtime_class:
         del spec["runtimeClassName"]
     metadata = template["metadata"] | {"name": name, "namespace": objects.NAMESPACE}
@@ -94,7 +94,7 @@ def _pod_of(world: World, name: str, *, runtime_class: bool) -> dict[str, Any]:
 
 def _bound_by_hand(world: World, console: Console) -> None:
     """The admission policies refuse pods with a node, and bindings by anyone but the scheduler."""
-    said = world.refused("apply", "-f", "-", given=json.dumps(_pod_of(world, "by-hand", runtime_class=True)))
+    said = world.refused("apply", "-f", "-", given=json.dumps(_pod_of(world, "by-hand", node="n2", runtime_class=True)))
     expect("chrysalis: a pod of a pool may not name its node" in said, f"the pod was refused for another reason: {said[-300:]}")
     console.say("a pod with a nodeName is denied: a pod of a pool may not name its node")
     pod = worker_pods(world, WORKER)[0]["metadata"]["name"]
@@ -192,8 +192,8 @@ def _admission_removed(world: World, console: Console) -> None:
     """Without the admission policies: nothing for a plain pod, no readiness for a genuine one, no start for another image."""
     with _no_admission_policies(world):
         console.say("an administrator deletes the admission policies; then:")
-        _create_when_allowed(world, _pod_of(world, "plain", runtime_class=False))
-        _create_when_allowed(world, _pod_of(world, "genuine", runtime_class=True))
+        _create_when_allowed(world, _pod_of(world, "plain", node="n1", runtime_class=False))
+        _create_when_allowed(world, _pod_of(world, "genuine", node="n2", runtime_class=True))
         condition = until(
             "the bypass is reported",
             lambda: (c := _condition(world, WORKER, "Ready")).get("reason") == "BypassDetected" and c,
