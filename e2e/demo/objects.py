@@ -43,7 +43,7 @@ def worker(
         },
         "policyRef": {"name": policy},
         "broker": broker or {"url": "https://broker.example:8443", "spkiSha256": "0" * 64, "earKey": "0" * 64},
-        "resources": {"cpu": "800m", "memory": "768Mi"},
+        "resources": {"cpu": "400m", "memory": "768Mi"},
     }
     if account is not None:
         spec["settlementAccountRef"] = {"name": account}
