@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from chrysalis.api.initdata import mrconfigid
 from chrysalis.client.blocking import BlockingClient
 from chrysalis.client.reasons import ClientError, ClientReason
 from chrysalis.client.receipt_file import ReceiptFile
@@ -22,10 +23,11 @@ from chrysalis.wire.reasons import WireError, WireReason
 
 CLIENT = Ed25519PrivateKey.generate()
 OTHER = Ed25519PrivateKey.generate()
+MODEL = "sha256:" + "1" * 64
 
 
 def client(served: Any, **options: Any) -> BlockingClient:
-    settings = {"policy": served.worker.policy(), "client_key": CLIENT} | options
+    settings = {"policy": served.worker.policy(), "client_key": CLIENT, "model_digest": MODEL} | options
     return BlockingClient(Client(served.endpoint, **settings))
 
 
@@ -77,6 +79,21 @@ def test_another_policy_refuses_with_the_verdicts_reasons(serve: Callable[..., A
     assert error.reason == ClientReason.EVIDENCE_REFUSED
     assert [r.reason for r in error.reasons] == ["MeasurementNotAllowed"]
     assert error.remedy
+
+
+def test_a_policy_that_leaves_the_model_open_needs_a_pinned_model(serve: Callable[..., Any]) -> None:
+    """Another owner's worker of the same image may hold a model that sends prompts elsewhere."""
+    served = serve()
+    assert refusal(served, model_digest=None).reason == ClientReason.MODEL_NOT_PINNED
+    assert refusal(served, model_digest="sha256:" + "2" * 64).reason == ClientReason.MODEL_MISMATCH
+    open_to_all, exact = served.worker.policy().to_json_dict(), served.worker.policy().to_json_dict()
+    for policy, value in ((open_to_all, "Any"), (exact, mrconfigid(served.worker.toml).hex())):
+        del policy["tdx"]["measurements"][0]["initdata"]
+        policy["tdx"]["measurements"][0]["mrconfigid"] = value
+    kind = type(served.worker.policy())
+    assert refusal(served, policy=kind.model_validate(open_to_all), model_digest=None).reason == ClientReason.MODEL_NOT_PINNED
+    with client(served, policy=kind.model_validate(exact), model_digest=None) as made:
+        assert made.embeddings(["a"]).vectors
 
 
 def flip(data: bytes) -> bytes:

@@ -69,6 +69,7 @@ class Scene:
     agent: Agent
     client_key: Ed25519PrivateKey
     reservation: Ed25519PrivateKey
+    model_digest: str
     task: asyncio.Task[int] | None = None
 
     @property
@@ -87,6 +88,9 @@ class Scene:
 
     def policy(self, **changes: Any) -> AttestationPolicySpec:
         return AttestationPolicySpec.model_validate(self.broker.policy(self.tenant, **changes))
+
+    def client(self, **options: Any) -> Client:
+        return Client(self.endpoint, policy=self.policy(), model_digest=self.model_digest, **options)
 
     async def list_client(self) -> None:
         """What the settler does for its account."""
@@ -161,7 +165,7 @@ def go(tmp_path: Path, package: Any, platform: SimulatedPlatform, clock: SystemC
                 listen=Listen("127.0.0.1", 0, 0, 0),
                 timing=FAST,
             )
-            scene = Scene(world, tenant, port, agent, Ed25519PrivateKey.generate(), reservation)
+            scene = Scene(world, tenant, port, agent, Ed25519PrivateKey.generate(), reservation, plain)
             async with Books(short / "supervisor.sock"):
                 scene.task = asyncio.create_task(agent.run())
                 try:
@@ -182,7 +186,7 @@ def test_a_client_verifies_and_pays(go: Any) -> None:
     async def scenario(scene: Scene) -> None:
         await scene.ready()
         await scene.list_client()
-        async with Client(scene.endpoint, policy=scene.policy(), client_key=scene.client_key) as client:
+        async with scene.client(client_key=scene.client_key) as client:
             for seq in (1, 2):
                 job = await client.embeddings(["one", "two"], max_nanoton=100)
                 assert len(job.vectors) == 2
@@ -191,7 +195,7 @@ def test_a_client_verifies_and_pays(go: Any) -> None:
             with pytest.raises(ClientError) as refused:
                 await client.embeddings(["one", "two"], max_nanoton=11)
             assert "ReservationExhausted" in str(refused.value)
-        async with Client(scene.endpoint, policy=scene.policy(), client_key=Ed25519PrivateKey.generate()) as stranger:
+        async with scene.client(client_key=Ed25519PrivateKey.generate()) as stranger:
             with pytest.raises(ClientError) as refused:
                 await stranger.embeddings(["one"])
             assert "ClientNotListed" in str(refused.value)
@@ -202,7 +206,7 @@ def test_a_client_verifies_and_pays(go: Any) -> None:
 def test_an_in_house_pool_and_a_policy_that_is_another(go: Any) -> None:
     async def scenario(scene: Scene) -> None:
         await scene.ready()
-        async with Client(scene.endpoint, policy=scene.policy()) as client:
+        async with scene.client() as client:
             job = await client.embeddings(["one"])
             assert job.receipt is not None
             assert job.receipt.ticket == ""

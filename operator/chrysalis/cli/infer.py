@@ -31,6 +31,7 @@ PREVIEW = 4
 @click.option("--client-key", type=onchain.READABLE, help="Seed of the client's key (32 bytes, raw or hex); signs tickets of paid jobs.")
 @click.option("--receipts", type=click.Path(dir_okay=False, path_type=Path), help="Keep receipts in this file (JSON Lines).")
 @click.option("--ear-key", help="The broker's public key, 64 hex digits: the worker must be measured with it.")
+@click.option("--model-digest", help="sha256:<hex> of the model; needed where the policy leaves the worker's model open.")
 @click.option("--max", "maximum", default=str(DEFAULT_MAX_NANOTON), show_default=True, help="What the job may cost at most, nanoton.")
 @click.option("--sni", default="", help="Server name of the worker behind a TLS passthrough.")
 @click.option("--verify-only", is_flag=True, help="Verify and stop before anything is asked.")
@@ -42,6 +43,7 @@ def command(
     client_key: Path | None,
     receipts: Path | None,
     ear_key: str | None,
+    model_digest: str | None,
     maximum: str,
     sni: str,
     verify_only: bool,
@@ -68,6 +70,7 @@ def command(
         client_key=onchain.read_signer(client_key) if client_key else None,
         receipts=ReceiptFile(receipts) if receipts else None,
         ear_key=key,
+        model_digest=model_digest,
         sni=sni,
     )
     try:

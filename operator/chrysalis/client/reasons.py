@@ -16,6 +16,8 @@ class ClientReason(StrEnum):
     EVIDENCE_REFUSED = "EvidenceRefused"
     EVIDENCE_STALE = "EvidenceStale"
     KEY_NOT_BOUND = "KeyNotBound"
+    MODEL_NOT_PINNED = "ModelNotPinned"
+    MODEL_MISMATCH = "ModelMismatch"
     CERTIFICATE_MISMATCH = "CertificateMismatch"
     EAR_KEY_MISMATCH = "EarKeyMismatch"
     OFFER_INVALID = "OfferInvalid"

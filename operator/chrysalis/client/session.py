@@ -56,7 +56,8 @@ class Client:
     """One worker at https://HOST:PORT, under one policy.  Use `async with`; raises ClientError and WireError.
 
     policy: what evidence is accepted.  client_key signs tickets (needed where the worker is paid).  ear_key: the broker's
-    public key, 32 bytes, if it is pinned.  receipts: where receipts are kept.
+    public key, 32 bytes, if it is pinned.  model_digest: the model's, sha256:<hex>; needed where the policy leaves the model open.
+    receipts: where receipts are kept.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Client:
         client_key: jws.SigningKey | None = None,
         receipts: ReceiptFile | None = None,
         ear_key: bytes | None = None,
+        model_digest: str | None = None,
         sni: str = "",
         clock: Clock | None = None,
         timeout_seconds: float = 60.0,
@@ -76,6 +78,7 @@ class Client:
         self._key = client_key
         self._file = receipts
         self._ear_key = ear_key
+        self._model_digest = model_digest
         self._sni = sni
         self._clock: Clock = clock or SystemClock()
         self._timeout = timeout_seconds
@@ -132,6 +135,7 @@ class Client:
                     policy=self._policy,
                     at=self._clock.now(),
                     ear_key=self._ear_key,
+                    model_digest=self._model_digest,
                 )
                 return connection, worker
             except NothingSent:

@@ -3,7 +3,8 @@
 Steps, marked in `verify_worker`:
 
 1. The evidence was made for this client's nonce: it is fresh.
-2. The quote is genuine and what it measures is what the policy allows (attestation.appraisal).
+2. The quote is genuine and what it measures is what the policy allows (attestation.appraisal).  A model is executable code: it is
+   the one that the client pinned, or the policy names this worker's exact initdata, in which the model's digest stands.
 3. The quote covers exactly these keys, this identity and this nonce (attestation.binding).
 4. The TLS key of the connection is the one that the quote covers, and the certificate is an RA-TLS certificate: its own
    evidence covers the same key.
@@ -71,9 +72,11 @@ def verify_worker(
     policy: AttestationPolicySpec,
     at: datetime,
     ear_key: bytes | None = None,
+    model_digest: str | None = None,
 ) -> VerifiedWorker:
     """Judge a worker by its own evidence; raises ClientError, with the verdict's reasons where the appraisal refused.
 
+    model_digest, sha256:<hex>, is needed where the policy leaves the initdata's model open (an initdata rule, or Any).
     nonce: the 32 bytes that the client chose.  certificate_der, spki_sha256: of the connection that the document came over.
     """
     evidence = document.evidence
@@ -88,6 +91,7 @@ def verify_worker(
     identity = _identity(toml)
     bound = _bind(evidence, identity, nonce)
     verdict = appraise(document, quote, toml, bound.report_data, policy, at)  # 2
+    _check_model(identity, toml, policy, model_digest)
     if _bytes(document.claims_buffer) != bound.claims_buffer:  # 3
         raise ClientError(
             ClientReason.KEY_NOT_BOUND,
@@ -155,6 +159,26 @@ def _identity(toml: bytes) -> MeasuredIdentity:
         return initdata.parse(toml).identity
     except ChrysalisError as error:
         raise _refused([_named(error)]) from error
+
+
+def _check_model(identity: MeasuredIdentity, toml: bytes, policy: AttestationPolicySpec, model_digest: str | None) -> None:
+    """Somebody else's worker of the same image, with a model that sends prompts elsewhere, satisfies an initdata rule too."""
+    if model_digest is None:
+        exact = initdata.mrconfigid(toml).hex()
+        if not any((m.mrconfigid or "").lower() == exact for m in policy.tdx.measurements):
+            raise ClientError(
+                ClientReason.MODEL_NOT_PINNED,
+                "the policy leaves open which model the worker runs, and no model is pinned",
+                "give the digest that `chrysalis seal` printed (--model-digest), or a policy with the exact mrconfigid",
+                f"the worker is measured with model {identity.model.digest}",
+            )
+    elif identity.model.digest != model_digest.lower():
+        raise ClientError(
+            ClientReason.MODEL_MISMATCH,
+            "the worker is measured with another model than the pinned one",
+            "compare the pinned digest with the model owner's, or use another worker",
+            f"pinned {model_digest[:80]}, measured {identity.model.digest}",
+        )
 
 
 def _check_ratls(certificate_der: bytes, spki_sha256: bytes, fresh_quote: bytes) -> None:
