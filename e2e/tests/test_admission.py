@@ -137,6 +137,7 @@ INITDATA = [{"op": "replace", "path": f"/metadata/annotations/{names.ANNOTATION_
 RELABEL = [{"op": "remove", "path": f"/metadata/labels/{names.LABEL_WORKER.replace('/', '~1')}"}]
 IMAGES = [{"op": "replace", "path": "/spec/containers/0/image", "value": IMAGE.replace("ab", "cd")}]
 FORGE = [{"op": "add", "path": "/status/conditions", "value": [{"type": names.READINESS_ATTESTED, "status": "True"}]}]
+TOLERATE = [{"op": "add", "path": "/spec/tolerations/-", "value": {"operator": "Exists"}}]
 CHANGES: list[tuple[str, list[dict[str, Any]], str, str, bool]] = [
     ("gate", UNGATE, "", "only the operator opens", True),
     ("admitted", ADMIT, "", "written by the operator alone", True),
@@ -145,6 +146,7 @@ CHANGES: list[tuple[str, list[dict[str, Any]], str, str, bool]] = [
     ("initdata", INITDATA, "", "initdata is measured", False),
     ("label", RELABEL, "", "keeps its label", False),
     ("image", IMAGES, "", "images are measured", False),
+    ("tolerations", TOLERATE, "", "tolerates every taint", False),
 ]
 
 
@@ -191,6 +193,11 @@ def test_a_namespace_stays_in_the_pool(cluster: Cluster, pool: str) -> None:
     assert "keeps the admission policies in force" in denial(cluster, "label", "namespace", pool, f"{names.LABEL_POOL}-")
     assert "keeps the admission policies in force" in denial(cluster, "label", "namespace", pool, f"{names.LABEL_POOL}=no", "--overwrite")
     cluster.kubectl("label", "namespace", pool, "colour=red")
+    said = json.loads(cluster.kubectl("get", "namespace", pool, "-o", "json"))
+    del said["metadata"]["labels"][names.LABEL_POOL]
+    for subresource in ("status", "finalize"):
+        path = f"/api/v1/namespaces/{pool}/{subresource}"
+        assert "keeps the admission policies in force" in denial(cluster, "replace", "--raw", path, "-f", "-", text=json.dumps(said))
 
 
 def test_the_rendered_pod_passes(cluster: Cluster, pool: str) -> None:
