@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from chrysalis.broker import app
 from chrysalis.wire import owner_token
 from chrysalis.wire.broker import MAX_INITDATA_BYTES, MAX_QUOTE_BYTES
 
@@ -121,6 +124,28 @@ def test_too_many_at_once(world: World, reasons: Reasons, monkeypatch: pytest.Mo
     assert held[0].headers["retry-after"]
     monkeypatch.undo()
     assert world.attest(world.domain(world.acme)).status_code == 200
+
+
+def test_slow_senders_hold_no_place(world: World, reasons: Reasons, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More of them than attestations are judged at once; an honest attempt in between is judged, and theirs end by themselves."""
+    monkeypatch.setattr(app, "BODY_SECONDS", 0.5)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"{"
+        await asyncio.sleep(30)
+
+    async def scenario() -> None:
+        transport = httpx.ASGITransport(world.http.app)
+        async with httpx.AsyncClient(transport=transport, base_url="https://broker") as http:
+            places = world.deps.settings.max_concurrent_attestations
+            waiting = [asyncio.create_task(http.post("/v1/attest", content=slow())) for _ in range(places)]
+            await asyncio.sleep(0.1)
+            evidence = world.domain(world.acme).evidence().model_dump_json(by_alias=True)
+            assert (await http.post("/v1/attest", content=evidence)).status_code == 200
+            for answer in await asyncio.gather(*waiting):
+                assert (answer.status_code, reasons(answer)) == (408, ["MessageTooSlow"])
+
+    asyncio.run(scenario())
 
 
 def test_who_may_read(world: World, reasons: Reasons) -> None:

@@ -40,6 +40,8 @@ log = logging.getLogger(__name__)
 MAX_EVIDENCE_BODY = 2 * 1024 * 1024
 MAX_ENVELOPE_BODY = 1024 * 1024
 MAX_SMALL_BODY = 4096
+BODY_SECONDS = 20.0
+"""For a client to send its whole message."""
 MAX_LIST = 1000
 HOUSEKEEPING_SECONDS = 30
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -109,11 +111,11 @@ def _workers(app: FastAPI, deps: Deps) -> None:
     @app.post("/v1/attest")
     async def attest(request: Request) -> Response:
         nonlocal judging
+        evidence = _parse(Evidence, await _body(request, MAX_EVIDENCE_BODY))  # before it counts: a slow sender holds no place
         if judging >= deps.settings.max_concurrent_attestations:
             raise BrokerError(BrokerReason.BUSY, "too many attestations at once", "try again in a second")
         judging += 1
         try:
-            evidence = _parse(Evidence, await _body(request, MAX_EVIDENCE_BODY))
             return _answer(await run_in_threadpool(deps.attestor.attest, evidence))
         finally:
             judging -= 1
@@ -232,10 +234,15 @@ async def _housekeeping(deps: Deps) -> None:
 
 async def _body(request: Request, limit: int) -> bytes:
     body = bytearray()
-    async for piece in request.stream():
-        body += piece
-        if len(body) > limit:
-            raise BrokerError(BrokerReason.MESSAGE_TOO_LARGE, f"the message is over {limit} bytes", "send less")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > limit:
+                    raise BrokerError(BrokerReason.MESSAGE_TOO_LARGE, f"the message is over {limit} bytes", "send less")
+    except TimeoutError as error:
+        words = f"the message did not arrive within {BODY_SECONDS:g} s"
+        raise BrokerError(BrokerReason.MESSAGE_TOO_SLOW, words, "send it again, over a faster way") from error
     return bytes(body)
 
 

@@ -13,6 +13,7 @@ class BrokerReason(StrEnum):
     # Messages
     MESSAGE_MALFORMED = "MessageMalformed"
     MESSAGE_TOO_LARGE = "MessageTooLarge"
+    MESSAGE_TOO_SLOW = "MessageTooSlow"
     NOT_FOUND = "NotFound"
     METHOD_NOT_ALLOWED = "MethodNotAllowed"
     BUSY = "Busy"
@@ -58,6 +59,7 @@ class BrokerReason(StrEnum):
 STATUS: dict[BrokerReason, int] = {
     BrokerReason.MESSAGE_MALFORMED: 400,
     BrokerReason.MESSAGE_TOO_LARGE: 413,
+    BrokerReason.MESSAGE_TOO_SLOW: 408,
     BrokerReason.NOT_FOUND: 404,
     BrokerReason.METHOD_NOT_ALLOWED: 405,
     BrokerReason.BUSY: 429,
