@@ -56,9 +56,17 @@ def _strays(layout: Layout) -> list[Path]:
     A result names the pod's network namespace, which is a file in the instance's folder.
     """
     inside = f"{layout.folder}/".encode()
-    results = [path for path in _CNI_RESULTS.iterdir() if inside in path.read_bytes()] if _CNI_RESULTS.is_dir() else []
+    results = [path for path in _CNI_RESULTS.iterdir() if inside in _read(path)] if _CNI_RESULTS.is_dir() else []
     links = [path for path in _CONTAINER_LOGS.glob("*.log") if path.is_symlink()] if _CONTAINER_LOGS.is_dir() else []
     return results + [path for path in links if os.readlink(path).startswith(f"{layout.folder}/")]
+
+
+def _read(path: Path) -> bytes:
+    """A file's bytes; none where another instance removes its own file meanwhile."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _shim_sockets(layout: Layout) -> list[Path]:
