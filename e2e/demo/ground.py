@@ -15,7 +15,6 @@ PROGRAMS = {
     "npm": "npm, which comes with Node.js",
     "containerd": "the Debian package containerd",
     "runc": "the Debian package runc",
-    "buildah": "the Debian package buildah",
     "mmdebstrap": "the Debian package mmdebstrap",
     "ip": "the Debian package iproute2",
     "nft": "the Debian package nftables",
