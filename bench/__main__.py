@@ -53,11 +53,11 @@ def picked(ids: Iterable[str], only: str) -> bool:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows for a person."""
-    lines = [f"{'id':28} {'value':>12} {'unit':10} {'ratio':>8} {'reach':>10}  reference"]
+    lines = [f"{'id':32} {'value':>12} {'unit':10} {'ratio':>8} {'reach':>10}  reference"]
     for row in rows:
         ratio = "" if row.ratio is None else f"{row.ratio:.2f} ×"
         mark = "  MISSED" if row.ok is False else ""
-        lines.append(f"{row.id:28} {row.value:>12,.1f} {row.unit:10} {ratio:>8} {row.reach or '':>10}  {row.reference}{mark}")
+        lines.append(f"{row.id:32} {row.value:>12,.1f} {row.unit:10} {ratio:>8} {row.reach or '':>10}  {row.reference}{mark}")
     return "\n".join(lines)
 
 
