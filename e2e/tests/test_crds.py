@@ -174,7 +174,8 @@ CHANGES: list[tuple[str, dict[str, Any], str, dict[str, Any]]] = [
     (names.KIND_WORKER, {"isolation": "NodeTD"}, "spec.isolation cannot be changed", {"replicas": 2}),
     (names.KIND_WORKER, {"runtimeClassName": "other"}, "spec.runtimeClassName cannot be changed", {"templateVersion": 1}),
     (names.KIND_POLICY, {"version": 1}, "spec.version only grows", {"version": 3}),
-    (names.KIND_ACCOUNT, {"contract": "0:" + "00" * 32}, "spec.contract cannot be changed", {"feeBps": 1}),
+    (names.KIND_ACCOUNT, {"contract": "0:" + "00" * 32}, "spec.contract cannot be changed", {"intervalSeconds": 7}),
+    (names.KIND_ACCOUNT, {"feeBps": 1}, "spec.feeBps cannot be changed", {"clients": []}),
     (names.KIND_ACCOUNT, {"globalId": -239}, "spec.globalId cannot be changed", {"intervalSeconds": 5}),
     (names.KIND_ACCOUNT, {"funding": "ClientFunded"}, "spec.funding cannot be changed", {"reservationKeys": [HEX32, HEX32]}),
 ]

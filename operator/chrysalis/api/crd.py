@@ -59,6 +59,7 @@ RULES: dict[type[BaseModel], list[Schema]] = {
     SettlementAccountSpec: [
         _immutable("funding", "a successor is a new contract with a new SettlementAccount"),
         _immutable("globalId", "a successor is a new contract with a new SettlementAccount"),
+        _immutable("feeBps", "a contract's fee never changes; a successor is a new contract with a new SettlementAccount"),
         _rule(
             "!has(oldSelf.contract) || (has(self.contract) && self.contract == oldSelf.contract)",
             "spec.contract cannot be changed: a successor is a new contract with a new SettlementAccount",
