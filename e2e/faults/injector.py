@@ -107,10 +107,13 @@ class Injector:
             if not point.holds(self._sight):
                 continue
             target.pause()
-            if point.holds(self._sight):
-                target.kill()
-                return
-            target.go_on()
+            try:
+                if point.holds(self._sight):
+                    target.kill()
+                    return
+            finally:
+                with suppress(ProcessLookupError):
+                    target.go_on()  # a killed one stays killed
 
     def _killed(self, kill: Kill, target: Target) -> None:
         kill.target = target

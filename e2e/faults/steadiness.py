@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+from collections.abc import Iterable
 
 from chrysalis.api import names
 from e2e.cluster.build import programs
@@ -30,7 +31,7 @@ class Steadiness:
         words = ["get", "pods", "-n", objects.NAMESPACE, "--watch", "-o", f"jsonpath={SEEN}"]
         command = [str(programs(lambda _: None) / "kubectl"), "--kubeconfig", str(world.running.kubeconfig), *words]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-        self._reader = threading.Thread(target=self._read, args=(self._process,), name="steadiness", daemon=True)
+        self._reader = threading.Thread(target=self.read, args=(self._process.stdout or (),), name="steadiness", daemon=True)
         self._reader.start()
 
     def stop(self) -> bool:
@@ -44,8 +45,9 @@ class Steadiness:
         self._process = self._reader = None
         return followed
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        for line in process.stdout or ():
+    def read(self, lines: Iterable[str]) -> None:
+        """Take lines of NAME and the gate's status in."""
+        for line in lines:
             name, _, gate = line.strip().partition(" ")
             self.seen += 1
             if self._last.get(name) == "True" and gate != "True":

@@ -6,18 +6,26 @@ further seeds.
 
 from __future__ import annotations
 
+import io
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 
 from e2e.demo.marks import Mark
-from e2e.demo.story import Console, table
+from e2e.demo.story import Console, StepFailed, table
+from e2e.demo.world import World
 from e2e.faults.__main__ import seed_of
+from e2e.faults.injector import Injector
 from e2e.faults.points import POINTS, Point, draw, points_of, rounds
-from e2e.faults.processes import Victim
+from e2e.faults.processes import Target, Victim
 from e2e.faults.scenario import run
+from e2e.faults.sight import Sight
+from e2e.faults.steadiness import Steadiness
 
 FIRST = seed_of(os.environ.get("SEED"))
 SEEDS = range(FIRST, FIRST + int(os.environ.get("SEEDS") or 1))
@@ -67,6 +75,36 @@ def test_points_have_names_of_their_own() -> None:
     assert len({point.name for point in POINTS}) == len(POINTS)
     assert all(point.name.startswith(f"{point.victim}.") for point in POINTS)
     assert {point.mark for point in POINTS} <= set(Mark)
+
+
+def test_a_point_that_was_not_reached_fails_the_run() -> None:
+    injector = Injector(draw(1), Sight(World("faults", Path("/nonexistent"), keep=False)), Console(stream=io.StringIO()))
+    with pytest.raises(StepFailed, match="was never reached"):
+        injector.finish(seconds=0.01)
+
+
+@pytest.mark.parametrize(
+    ("lines", "lost"),
+    [
+        (["a", "a False", "a True", "b True", "a True"], []),
+        (["a True", "a False"], ["a: False"]),
+        (["a True", "b True", "b"], ["b: gone"]),
+    ],
+)
+def test_a_lost_gate_is_noticed(lines: list[str], lost: list[str]) -> None:
+    steadiness = Steadiness()
+    steadiness.read(lines)
+    assert (steadiness.lost, steadiness.seen) == (lost, len(lines))
+
+
+def test_only_the_named_process_is_killed() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process, subprocess.Popen(["sleep", "60"]) as other:
+        target = Target(Victim.BROKER, "broker-0", process.pid)
+        target.pause()
+        target.kill()
+        assert process.wait(5) == -signal.SIGKILL
+        assert other.poll() is None
+        other.kill()
 
 
 def test_the_sweep_leaves_no_point_out() -> None:
