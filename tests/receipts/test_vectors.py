@@ -139,7 +139,10 @@ def test_the_code_reproduces_the_golden_vectors() -> None:
     assert build() == json.loads(FILE.read_text())
 
 
-@pytest.mark.parametrize("cls", SignedObject.__subclasses__(), ids=lambda c: c.TYP)
+OWN = [cls for cls in SignedObject.__subclasses__() if cls.__module__ == SignedObject.__module__]  # others may be imported elsewhere
+
+
+@pytest.mark.parametrize("cls", OWN, ids=lambda c: c.TYP)
 def test_every_type_has_a_vector_that_parses_and_signs_to_the_same_bytes(cls: type[SignedObject]) -> None:
     document = json.loads(FILE.read_text())
     (vector,) = [v for v in document["objects"] if v["typ"] == cls.TYP]
