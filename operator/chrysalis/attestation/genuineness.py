@@ -151,6 +151,7 @@ class _LibraryRefusal(Exception):
     pass
 
 
+@lru_cache(maxsize=64)
 def _is_intel(root: bytes) -> bool:
     return root == INTEL or hashlib.sha256(root).hexdigest() == INTEL_ROOT_SHA256
 
