@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from typing import Any
 
 from chrysalis.api import names, wallet
+from chrysalis.chain import contract
 from chrysalis.client.receipt_file import load
 from chrysalis.receipts import jws
 from chrysalis.receipts.objects import Receipt
@@ -88,9 +89,16 @@ def _epochs(world: World, sight: Sight, receipts: int) -> int:
         previous, size = digest, log_size
     expect(size == receipts, f"the epochs cover {size} of {receipts} receipts")
     expect(int(shown["epoch"]) == len(rows), f"the contract is at epoch {shown['epoch']}, the ledger at {len(rows)}")
-    signed = sight.ledger("select epoch, count(distinct hash) from bodies join epochs using (epoch) group by epoch")
-    expect(all(contents == 1 for _, contents in signed), f"an epoch was signed with two contents: {signed}")
+    expect(shown["lastHash"] == previous.hex(), f"the contract's last hash is {shown['lastHash']}, the ledger's {previous.hex()}")
+    booked = {number: digest for number, _prev, digest, _state, _size in rows}
+    signed = {contract.Commit.from_signed_body(contract.read_boc(body, "a kept body"))[1].content for body in _bodies(sight)}
+    expect({each.epoch: each.hash for each in signed} == booked, "what was signed is not what is booked")
+    expect(len(signed) == len(rows), "an epoch was signed with two contents")
     return len(rows)
+
+
+def _bodies(sight: Sight) -> list[bytes]:
+    return [bytes(row[0]) for row in sight.ledger("select body from bodies")]
 
 
 def _keys(sight: Sight, pods: list[dict[str, Any]]) -> None:
