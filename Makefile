@@ -16,7 +16,9 @@ layers: setup ## import-linter: who may import whom
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as c; c()'
 unit: setup   ## the fast loop: everything that needs no cluster, network or TVM
 	@$(PY) -m pytest -q tests -m "not (tvm or triton or cluster or postgres or fault or fuzz or bench)"
-test: lint types layers  ## everything, on the real cluster and the real TVM
+programs: setup  ## build the cluster's programs and the images, where the cache lacks them (minutes)
+	@$(PY) -m e2e.cluster build && $(PY) -m e2e.images >/dev/null
+test: lint types layers programs  ## everything, on the real cluster and the real TVM
 	@$(PY) -m pytest tests e2e/tests -m "not (sweep or bench)"
 test-faults: setup  ## kill -9 at every named point, then at points of SEED, SEED+1, … (SEEDS many)
 	@$(PY) -m pytest e2e/tests -m fault
@@ -36,4 +38,4 @@ devnet: setup        ## a local TON network with the real TVM
 	@$(PY) -m e2e.devnet
 clean:        ## remove what builds left in this folder (caches stay under ~/.cache/chrysalis)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis bench-results.json contracts/node_modules
-.PHONY: help setup lint types layers unit test test-faults crds demo bench cluster-up cluster-down cluster-status devnet clean
+.PHONY: help setup lint types layers unit programs test test-faults crds demo bench cluster-up cluster-down cluster-status devnet clean

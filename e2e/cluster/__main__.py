@@ -1,4 +1,4 @@
-"""`python -m e2e.cluster up|down|status|kubectl …|helm …`."""
+"""`python -m e2e.cluster build|up|down|status|kubectl …|helm …`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import click
 
 from chrysalis.errors import ChrysalisError
 from e2e.cluster import Cluster, Status
+from e2e.cluster.build import programs
 
 _PASS_THROUGH = {"ignore_unknown_options": True, "help_option_names": []}
 
@@ -18,6 +19,12 @@ def cli() -> None:
 
     Exit codes: 0 yes; 1 it does not run whole, or could not be started or ended.
     """
+
+
+@cli.command()
+def build() -> None:
+    """Build the programs from their Go modules, where they are not in the cache."""
+    click.echo(programs(click.echo))
 
 
 @cli.command()
