@@ -21,7 +21,8 @@ from chrysalis.api.initdata import Initdata
 from chrysalis.api.policy import AttestationPolicySpec, Envelope, SignedPolicy
 from chrysalis.attestation import binding
 from chrysalis.attestation.collateral import Collateral
-from chrysalis.broker.app import Deps, create_app
+from chrysalis.broker.app import create_app
+from chrysalis.broker.deps import Deps
 from chrysalis.broker.main import assemble
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.settings import Settings

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chrysalis.broker import app
+from chrysalis.broker import messages
 from chrysalis.wire import owner_token
 from chrysalis.wire.broker import MAX_INITDATA_BYTES, MAX_QUOTE_BYTES
 
@@ -128,7 +128,7 @@ def test_too_many_at_once(world: World, reasons: Reasons, monkeypatch: pytest.Mo
 
 def test_slow_senders_hold_no_place(world: World, reasons: Reasons, monkeypatch: pytest.MonkeyPatch) -> None:
     """More of them than attestations are judged at once; an honest attempt in between is judged, and theirs end by themselves."""
-    monkeypatch.setattr(app, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(messages, "BODY_SECONDS", 0.5)
 
     async def slow() -> AsyncIterator[bytes]:
         yield b"{"

@@ -13,10 +13,11 @@ import uvicorn
 from prometheus_client import generate_latest
 
 from chrysalis.broker import audit, logs, settings, state_keys
-from chrysalis.broker.app import HOUSEKEEPING_SECONDS, Deps, create_app
+from chrysalis.broker.app import HOUSEKEEPING_SECONDS, create_app
 from chrysalis.broker.attestor import Attestor
 from chrysalis.broker.callers import Callers, KubernetesReviewer, TokenReviewer
 from chrysalis.broker.collateral import CollateralCache
+from chrysalis.broker.deps import Deps
 from chrysalis.broker.encryption import RootKeyEncryption
 from chrysalis.broker.health import Check, PlainServer
 from chrysalis.broker.metrics import Metrics

@@ -1,0 +1,42 @@
+"""What the HTTP edge is given: everything that `main` or a test has assembled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from chrysalis.broker.attestor import Attestor
+from chrysalis.broker.callers import Callers
+from chrysalis.broker.collateral import CollateralCache
+from chrysalis.broker.metrics import Metrics
+from chrysalis.broker.nonces import Nonces
+from chrysalis.broker.records import OwnersRecords
+from chrysalis.broker.release import Results
+from chrysalis.broker.settings import Settings
+from chrysalis.broker.state_keys import StateKeys
+from chrysalis.broker.store import Store
+from chrysalis.clock import Clock
+
+
+@dataclass
+class Heartbeat:
+    """When the event loop last proved that it runs (monotonic seconds); 0 before the first time."""
+
+    at: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deps:
+    """Everything that the application needs."""
+
+    settings: Settings
+    clock: Clock
+    keys: StateKeys
+    store: Store
+    nonces: Nonces
+    attestor: Attestor
+    results: Results
+    records: OwnersRecords
+    callers: Callers
+    collateral: CollateralCache
+    metrics: Metrics
+    beat: Heartbeat = field(default_factory=Heartbeat)

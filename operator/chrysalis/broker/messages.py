@@ -1,0 +1,81 @@
+"""Messages at the HTTP edge: bounded bodies, strict parsing, answers and problem documents (RFC 9457)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TypeVar
+
+from fastapi import Request, Response
+from pydantic import ValidationError
+
+from chrysalis.api.base import Model
+from chrysalis.broker.attestor import EvidenceRefused
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.errors import ChrysalisError
+from chrysalis.wire.broker import NamedReason, Problem
+
+MAX_EVIDENCE_BODY = 2 * 1024 * 1024
+MAX_ENVELOPE_BODY = 1024 * 1024
+MAX_SMALL_BODY = 4096
+BODY_SECONDS = 20.0
+"""For a client to send its whole message."""
+LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+JSON = "application/json"
+PROBLEM = "application/problem+json"
+
+M = TypeVar("M", bound=Model)
+
+
+async def body(request: Request, limit: int) -> bytes:
+    """The request's whole body; raises BrokerError: MessageTooLarge over `limit` bytes, MessageTooSlow over BODY_SECONDS."""
+    read = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for piece in request.stream():
+                read += piece
+                if len(read) > limit:
+                    raise BrokerError(BrokerReason.MESSAGE_TOO_LARGE, f"the message is over {limit} bytes", "send less")
+    except TimeoutError as error:
+        words = f"the message did not arrive within {BODY_SECONDS:g} s"
+        raise BrokerError(BrokerReason.MESSAGE_TOO_SLOW, words, "send it again, over a faster way") from error
+    return bytes(read)
+
+
+def parse(model: type[M], raw: bytes) -> M:
+    """A message of this type; raises BrokerError (MessageMalformed) that never repeats the input."""
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        found = error.errors(include_input=False, include_url=False, include_context=False)
+        raise malformed(model.__name__, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found[:8])[:1024]) from None
+
+
+def malformed(what: str, detail: str) -> BrokerError:
+    """The error for a message, or a query, that cannot be read."""
+    return BrokerError(BrokerReason.MESSAGE_MALFORMED, f"{what} is not in the form of this version", "compare the versions", detail)
+
+
+def label(name: str) -> str:
+    """A key id or policy name from the path; raises BrokerError (NotFound) for what is not a DNS label."""
+    if not LABEL.fullmatch(name):
+        raise BrokerError(BrokerReason.NOT_FOUND, "key ids and policy names are DNS labels", "check the path")
+    return name
+
+
+def answer(message: Model, status: int = 200) -> Response:
+    """The message as JSON, absent fields left out."""
+    return Response(message.model_dump_json(by_alias=True, exclude_none=True), status_code=status, media_type=JSON)
+
+
+def problem(error: ChrysalisError, status: int) -> Response:
+    """The refusal as a problem document with every reason."""
+    reasons = [NamedReason.model_validate(error.as_dict())]
+    title = "The broker refused"
+    if isinstance(error, EvidenceRefused):
+        reasons, title = error.reasons, f"The evidence was refused (result {error.result_id})"
+    document = Problem(
+        title=title, status=status, reason=reasons[0].reason, detail=reasons[0].message, remedy=reasons[0].remedy, reasons=reasons
+    )
+    headers = {"retry-after": "1"} if status in (429, 503) else None
+    return Response(document.model_dump_json(by_alias=True), status_code=status, media_type=PROBLEM, headers=headers)

@@ -1,0 +1,32 @@
+"""What owners call: storing signed key records and policies, ending results."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from chrysalis.api.policy import Envelope
+from chrysalis.broker.deps import Deps
+from chrysalis.broker.messages import MAX_ENVELOPE_BODY, MAX_SMALL_BODY, answer, body, label, parse
+
+
+def register(app: FastAPI, deps: Deps) -> None:
+    """Add the routes."""
+
+    @app.put("/v1/keys/{key_id}")
+    async def put_key(request: Request, key_id: str) -> Response:
+        envelope = parse(Envelope, await body(request, MAX_ENVELOPE_BODY))
+        created = await run_in_threadpool(deps.records.put_key, label(key_id), envelope)
+        return Response(status_code=201 if created else 200)
+
+    @app.put("/v1/policies/{name}")
+    async def put_policy(request: Request, name: str) -> Response:
+        envelope = parse(Envelope, await body(request, MAX_ENVELOPE_BODY))
+        created = await run_in_threadpool(deps.records.put_policy, label(name), envelope)
+        return Response(status_code=201 if created else 200)
+
+    @app.post("/v1/results/{result_id}:revoke")
+    async def revoke(request: Request, result_id: str) -> Response:
+        await body(request, MAX_SMALL_BODY)
+        caller = await run_in_threadpool(deps.callers.authenticate, request.headers.get("authorization", ""))
+        return answer(await run_in_threadpool(deps.results.revoke, caller, result_id[:64]))

@@ -1,0 +1,58 @@
+"""What readers call: results, and the public keys that verify them."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from chrysalis.broker.deps import Deps
+from chrysalis.broker.messages import answer, malformed
+from chrysalis.receipts.jws import b64u, thumbprint
+from chrysalis.wire.broker import ResultList
+
+MAX_LIST = 1000
+LIST_PARAMETERS = frozenset({"namespace", "worker", "podUID", "verdict", "after", "limit"})
+VERDICTS = ("", "Accepted", "Refused")
+
+
+def register(app: FastAPI, deps: Deps) -> None:
+    """Add the routes."""
+
+    @app.get("/v1/results")
+    async def results(request: Request) -> Response:
+        caller = await run_in_threadpool(deps.callers.authenticate, request.headers.get("authorization", ""))
+        query = dict(request.query_params)
+        if unknown := set(query) - LIST_PARAMETERS:
+            raise malformed("the query", f"unknown parameters: {', '.join(sorted(unknown))[:256]}")
+        limit = query.get("limit", "100")
+        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:6]) <= MAX_LIST):
+            raise malformed("the query", f"limit must be 1 to {MAX_LIST}")
+        if query.get("verdict", "") not in VERDICTS:
+            raise malformed("the query", "verdict must be Accepted or Refused")
+        found = await run_in_threadpool(
+            deps.results.list,
+            caller,
+            namespace=query.get("namespace", ""),
+            worker=query.get("worker", ""),
+            pod_uid=query.get("podUID", ""),
+            verdict=query.get("verdict", ""),
+            after=query.get("after", ""),
+            limit=int(limit),
+        )
+        return answer(ResultList(results=found))
+
+    @app.get("/v1/results/{result_id}")
+    async def result(request: Request, result_id: str) -> Response:
+        caller = await run_in_threadpool(deps.callers.authenticate, request.headers.get("authorization", ""))
+        return answer(await run_in_threadpool(deps.results.view, caller, result_id[:64]))
+
+    @app.get("/.well-known/jwks.json")
+    async def jwks() -> dict[str, list[dict[str, str]]]:
+        public = deps.keys.ear_public
+        key = {"kty": "OKP", "crv": "Ed25519", "x": b64u(public), "kid": thumbprint(public), "use": "sig", "alg": "EdDSA"}
+        return {"keys": [key]}
+
+    @app.get("/readyz")
+    async def readyz() -> dict[str, str]:
+        await run_in_threadpool(deps.store.collateral_keys)  # the database answers
+        return {"status": "ok", "placement": deps.settings.placement.value}
