@@ -34,6 +34,18 @@ TCB_SIGNER_NAME = "Intel SGX TCB Signing"
 """The one name that verifiers demand by its letters; the organisation beside it says that it is simulated."""
 ORGANISATION = "Chrysalis Simulated Platform"
 
+
+@dataclass(frozen=True)
+class Names:
+    """The common names of the certificates of a quote.  Some verifiers compare them, letter by letter, with Intel's."""
+
+    root: str = ROOT_NAME
+    ca: str = CA_NAME
+    pck: str = PCK_NAME
+
+
+SIMULATED_NAMES = Names()
+
 NOT_BEFORE = datetime(2020, 1, 1, tzinfo=UTC)
 NOT_AFTER = datetime(2049, 12, 31, tzinfo=UTC)
 PERIOD = timedelta(days=30)
@@ -97,7 +109,14 @@ class SimulatedPlatform:
 
     @classmethod
     def create(
-        cls, *, fmspc: bytes = FMSPC, pce_id: bytes = PCE_ID, dynamic_platform: bool = True, cached_keys: bool = False, smt: bool = True
+        cls,
+        *,
+        fmspc: bytes = FMSPC,
+        pce_id: bytes = PCE_ID,
+        dynamic_platform: bool = True,
+        cached_keys: bool = False,
+        smt: bool = True,
+        names: Names = SIMULATED_NAMES,
     ) -> SimulatedPlatform:
         """New keys, and certificates of a platform with these properties."""
         keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in _KEYS}
@@ -113,10 +132,10 @@ class SimulatedPlatform:
             smt=smt,
         )
         certificates = {
-            "root": _certificate(ROOT_NAME, keys["root"], ROOT_NAME, keys["root"], path_length=1),
-            "ca": _certificate(CA_NAME, keys["ca"], ROOT_NAME, keys["root"], path_length=0),
-            "pck": _certificate(PCK_NAME, keys["pck"], CA_NAME, keys["ca"], sgx=extension),
-            "tcb": _certificate(TCB_SIGNER_NAME, keys["tcb"], ROOT_NAME, keys["root"]),
+            "root": _certificate(names.root, keys["root"], names.root, keys["root"], path_length=1),
+            "ca": _certificate(names.ca, keys["ca"], names.root, keys["root"], path_length=0),
+            "pck": _certificate(names.pck, keys["pck"], names.ca, keys["ca"], sgx=extension),
+            "tcb": _certificate(TCB_SIGNER_NAME, keys["tcb"], names.root, keys["root"]),
         }
         return cls(keys, certificates)
 
