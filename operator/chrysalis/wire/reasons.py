@@ -23,6 +23,11 @@ class WireReason(StrEnum):
     EAR_MALFORMED = "EarMalformed"
     EAR_SIGNATURE_INVALID = "EarSignatureInvalid"
     EAR_EXPIRED = "EarExpired"
+    EAR_CLAIM_MISMATCH = "EarClaimMismatch"
+    BUNDLE_MALFORMED = "BundleMalformed"
+    BUNDLE_TOO_LARGE = "BundleTooLarge"
+    BUNDLE_DISAGREES = "BundleDisagrees"
+    BUNDLE_STATEMENT_INVALID = "BundleStatementInvalid"
 
 
 class WireError(ChrysalisError):
