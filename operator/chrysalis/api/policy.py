@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from chrysalis.api.base import DnsLabel, Hex32, Hex48, Model, Sha256Digest
+from chrysalis.api.policy_events import EventRule
 from chrysalis.api.worker import Isolation
 
 Any_ = Literal["Any"]
@@ -109,9 +110,13 @@ class TdxRules(Model):
 
 
 class EventLogRules(Model):
-    """Whether the boot event log must be there and replay to the quote's RTMRs."""
+    """Whether the boot event log must be there and replay to the quote's RTMRs, and what its events must be.
+
+    rules: absent = not constrained; any rule makes the log required; an empty list denies.
+    """
 
     required: bool = False
+    rules: Annotated[list[EventRule], Field(max_length=64)] | None = None
 
 
 class Freshness(Model):
