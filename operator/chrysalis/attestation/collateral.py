@@ -115,22 +115,22 @@ class Collateral:
     @cached_property
     def tcb(self) -> Document:
         """The TCB info's facts."""
-        return _document(self.tcb_info, "TCB info")
+        return read_document(self.tcb_info, "TCB info")
 
     @cached_property
     def qe(self) -> Document:
         """The QE identity's facts."""
-        return _document(self.qe_identity, "QE identity")
+        return read_document(self.qe_identity, "QE identity")
 
     @cached_property
     def root_crl_facts(self) -> Crl:
         """The root CA's revocation list."""
-        return _crl(self.root_ca_crl, "root CA CRL")
+        return read_crl(self.root_ca_crl, "root CA CRL")
 
     @cached_property
     def pck_crl_facts(self) -> Crl:
         """The PCK CA's revocation list."""
-        return _crl(self.pck_crl, "PCK CRL")
+        return read_crl(self.pck_crl, "PCK CRL")
 
     @cached_property
     def tcb_chain(self) -> list[x509.Certificate]:
@@ -185,7 +185,8 @@ def common_name(certificate: x509.Certificate) -> str:
     return str(names[0].value) if len(names) == 1 else ""
 
 
-def _document(text: str, what: str) -> Document:
+def read_document(text: str, what: str) -> Document:
+    """The facts of a TCB info's or QE identity's JSON text; raises AttestationError (CollateralMalformed)."""
     try:
         document = json.loads(text)
         return Document(
@@ -200,7 +201,8 @@ def _document(text: str, what: str) -> Document:
         raise _malformed(f"the collateral's {what} is not the document that Intel serves", str(error)) from error
 
 
-def _crl(der: bytes, what: str) -> Crl:
+def read_crl(der: bytes, what: str) -> Crl:
+    """The facts of a DER revocation list; raises AttestationError (CollateralMalformed)."""
     try:
         crl = x509.load_der_x509_crl(der)
         if crl.next_update_utc is None:
