@@ -42,7 +42,10 @@ def install(world: World, console: Console) -> str:
 
 
 def _chart(world: World, console: Console) -> None:
-    owners = [world.chrysalis("keys", "new-owner", str(world.state / name)).strip() for name in ("owner.key", "second-owner.key")]
+    files = {"acme": "owner.key", "rival": "second-owner.key"}
+    tenants = [
+        {"name": name, "owners": [world.chrysalis("keys", "new-owner", str(world.state / file)).strip()]} for name, file in files.items()
+    ]
     world.kubectl("create", "namespace", SYSTEM)
     world.kubectl("label", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce=restricted")
     world.kubectl("create", "namespace", objects.NAMESPACE)
@@ -52,7 +55,7 @@ def _chart(world: World, console: Console) -> None:
     # the definitions were applied by hand in step 2; the chart takes them over as its own
     world.kubectl("delete", "-f", str(ROOT / "crds"))
     console.doing("helm install")
-    values = ["--set", f"image={world.images['chrysalis']}", "--set-json", f"broker.owners={json.dumps(owners)}"]
+    values = ["--set", f"image={world.images['chrysalis']}", "--set-json", f"broker.tenants={json.dumps(tenants)}"]
     values += ["--set", f"broker.collateral.url={platform_url(world)}"]
     world.facts["helm"] = [
         "chrysalis",

@@ -238,7 +238,10 @@ def empty(tmp_path: Path, clock: ManualClock, platform: SimulatedPlatform) -> Wo
         {
             "stateDir": tmp_path / "state",
             "placement": "Development",
-            "owners": [acme.public.hex(), rival.public.hex()],
+            "tenants": [
+                {"name": "acme", "owners": [acme.public.hex()], "namespaces": ["pool"]},
+                {"name": "rival", "owners": [rival.public.hex()], "namespaces": ["rival-pool"]},
+            ],
             "kubernetes": {"serviceAccounts": [READER]},
         }
     )

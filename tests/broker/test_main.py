@@ -205,7 +205,7 @@ def write(path: Path, text: str) -> Path:
         ("unknown key", "stateDir: s\nplacement: Development\nowner: []\n"),
         ("no placement", "stateDir: s\n"),
         ("unknown placement", "stateDir: s\nplacement: Cluster\n"),
-        ("short owner", "stateDir: s\nplacement: External\nowners: [ab]\n"),
+        ("short owner", "stateDir: s\nplacement: External\ntenants: [{name: a, owners: [ab]}]\n"),
         ("long nonce", "stateDir: s\nplacement: External\nnonceSeconds: 301\n"),
         ("not YAML", "{"),
         ("a list", "[]"),

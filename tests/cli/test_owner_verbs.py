@@ -192,7 +192,7 @@ class Broker:
             "placement": "Development",
             "host": "127.0.0.1",
             **dict(zip(("port", "healthPort", "metricsPort"), ports, strict=True)),
-            "owners": [owner],
+            "tenants": [{"name": "acme", "owners": [owner]}],
         }
         (folder / "broker.yaml").write_text(yaml.safe_dump(settings))
         self.start()

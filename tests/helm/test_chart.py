@@ -68,7 +68,8 @@ def test_lint(helm: str) -> None:
         ([], "image"),
         (["image=registry.example/chrysalis:1"], "image"),
         ([f"image={IMAGE}", "colour=red"], "colour"),
-        ([f"image={IMAGE}", "broker.owner={}"], "owner"),
+        ([f"image={IMAGE}", "broker.owners={}"], "owners"),
+        ([f"image={IMAGE}", "broker.tenants[0].owners={}"], "name"),
         ([f"image={IMAGE}", "broker.placement=InTD"], "placement"),
         ([f"image={IMAGE}", "settler.enabled=true"], "keysSecret"),
         ([f"image={IMAGE}", "operator.replicas=0"], "replicas"),
@@ -95,11 +96,12 @@ def test_the_definitions_are_the_generated_ones(helm: str) -> None:
 
 
 def test_each_process_reads_its_configuration(helm: str) -> None:
-    owners = "broker.owners={" + "12" * 32 + "}"
+    owners = "broker.tenants[0].name=acme,broker.tenants[0].owners={" + "12" * 32 + "}"
     maps = of_kind(rendered(helm, *SETTLER, "broker.collateral.url=http://pccs.example:8081", owners), "ConfigMap")
     controller = ControllerSettings.model_validate(yaml.safe_load(maps["chrysalis-operator"]["data"]["controller.yaml"]))
     assert controller.lease.namespace == "chrysalis-system"
     broker = BrokerSettings.model_validate(yaml.safe_load(maps["chrysalis-broker"]["data"]["broker.yaml"]))
+    assert [(tenant.name, tenant.owners) for tenant in broker.tenants] == [("acme", ["12" * 32])]
     assert broker.kubernetes is not None
     assert broker.kubernetes.service_accounts == [f"chrysalis-system:{names.SERVICE_ACCOUNT_OPERATOR}"]
     settler = SettlerSettings.model_validate(yaml.safe_load(maps["chrysalis-operator"]["data"]["settler.yaml"]))

@@ -121,7 +121,7 @@ def go(tmp_path: Path, package: Any, platform: SimulatedPlatform, clock: SystemC
         {
             "stateDir": tmp_path / "state",
             "placement": "Development",
-            "owners": [tenant.public.hex()],
+            "tenants": [{"name": "acme", "owners": [tenant.public.hex()]}],
             "kubernetes": {"serviceAccounts": [broker_world.READER]},
             "host": "127.0.0.1",
             "port": 0,

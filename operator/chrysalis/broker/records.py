@@ -105,7 +105,7 @@ class OwnersRecords:
                 raise BrokerError(
                     BrokerReason.OWNER_NOT_ALLOWED,
                     "no allowed owner signed this document",
-                    "sign it with an owner's key that the broker's settings list under `owners`",
+                    "sign it with an owner's key that the broker's settings list as a tenant's",
                     error.detail,
                 ) from error
             raise

@@ -8,18 +8,15 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError
 
-from chrysalis.api.base import Hex32, HttpUrl, Model
+from chrysalis.api.base import HttpUrl, Model
 from chrysalis.api.names import PORT_BROKER, PORT_HEALTH, PORT_METRICS
 from chrysalis.api.policy import Placement
 from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.tenants import ServiceAccount, TenantList, Tenants
 
 MAX_FILE_BYTES = 256 * 1024
 Port = Annotated[int, Field(ge=0, le=65535)]
 """0 lets the system choose; for tests."""
-
-
-ServiceAccount = Annotated[str, Field(pattern=r"^[a-z0-9.-]+:[a-z0-9.-]+$", max_length=320)]
-"""NAMESPACE:NAME."""
 
 
 class CollateralSettings(Model):
@@ -45,7 +42,7 @@ class KubernetesSettings(Model):
     """How ServiceAccount tokens are checked (TokenReview); absent outside a cluster: then only owners read results.
 
     url, caFile, tokenFile: the API server, its authority, and the broker's own token (the defaults are those of a pod).
-    serviceAccounts: who may read results, as "NAMESPACE:NAME"; empty: nobody.
+    serviceAccounts: who may read every tenant's results (the operator's own), as "NAMESPACE:NAME"; empty: nobody.
     """
 
     url: HttpUrl = "https://kubernetes.default.svc"
@@ -60,7 +57,7 @@ class Settings(Model):
     stateDir: a directory of its own that outlives the process: database, TLS key, EAR key, nonce key, root key.
     rootKeyFile: 32 bytes in hex that encrypt the stored model keys; absent: made in stateDir at first start.
     placement: External, InTD or Development; stands in every result.
-    owners: raw Ed25519 public keys (hex) of the data owners who may store keys and policies; empty: nobody.
+    tenants: whose keys, policies and results this broker holds (chrysalis.broker.tenants); empty: nobody's.
     host, port: the TLS address; an empty host means every address of the pod.
     healthPort: plain /healthz and /readyz.  metricsPort: plain /metrics.
     nonceSeconds: how long a challenge is good.  resultRetentionSeconds: how long ended and refused results are kept.
@@ -71,7 +68,7 @@ class Settings(Model):
     state_dir: Path
     root_key_file: Path | None = None
     placement: Placement
-    owners: Annotated[list[Hex32], Field(max_length=256)] = []
+    tenants: TenantList = []
     host: Annotated[str, Field(max_length=64)] = ""
     port: Port = PORT_BROKER
     health_port: Port = PORT_HEALTH
@@ -85,7 +82,7 @@ class Settings(Model):
     @property
     def owner_keys(self) -> frozenset[bytes]:
         """The allowed owners' raw public keys."""
-        return frozenset(bytes.fromhex(owner) for owner in self.owners)
+        return Tenants(self.tenants).owner_keys
 
 
 def load(path: Path) -> Settings:

@@ -29,7 +29,7 @@ def command() -> None:
 @command.command("new-owner")
 @click.argument("file", type=click.Path(path_type=Path))
 def new_owner(file: Path) -> int:
-    """Make an owner's signing key in FILE and print its public half, which the broker's settings list under `owners`."""
+    """Make an owner's signing key in FILE and print its public half, which the broker's settings list among a tenant's owners."""
     click.echo(new_owner_key(file).public_key().public_bytes_raw().hex())
     return 0
 
