@@ -21,14 +21,13 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from chrysalis.api.policy import AttestationPolicySpec, DerRoot
+from chrysalis.attestation.genuineness import INTEL_ROOT_SHA256
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 
-INTEL_ROOT_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
-"""Of the DER of "Intel SGX Root CA"."""
 INTEL_ROOT_KEY = (
     "040ba9c4c0c0c86193a3fe23d6b02cda10a8bbd4e88e48b4458561a36e705525f567918e2edc88e40d860bd0cc4ee26aacc988e505a953558c453f6b0904ae7394"
 )
-"""That certificate's P-256 key, as an uncompressed point (SEC 1, section 2.3.3)."""
+"""The P-256 key of "Intel SGX Root CA" (INTEL_ROOT_SHA256), as an uncompressed point (SEC 1, section 2.3.3)."""
 INTEL_ROOT_CRL = "https://certificates.trustedservices.intel.com/IntelSGXRootCA.der"
 """Its CRL distribution point."""
 MAX_PATH = 3

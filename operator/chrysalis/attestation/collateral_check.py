@@ -14,11 +14,11 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from chrysalis.attestation.anchor import TrustAnchor, follow, of_certificate, p256
 from chrysalis.attestation.collateral import Collateral, common_name
 from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocument
+from chrysalis.attestation.genuineness import TCB_INFO_ID, TCB_SIGNER
 from chrysalis.attestation.pck_chain import authority_of_crl, verify_raw
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 
-TCB_SIGNER = "Intel SGX TCB Signing"
-TCB_INFO_ID, QE_IDENTITY_ID = "TDX", "TD_QE"
+QE_IDENTITY_ID = "TD_QE"
 _R = AttestationReason
 
 
