@@ -52,8 +52,16 @@ class BrokerReason(StrEnum):
     # Start
     SETTINGS_INVALID = "SettingsInvalid"
     STATE_UNUSABLE = "StateUnusable"
+    DATABASE_UNAVAILABLE = "DatabaseUnavailable"
     COLLATERAL_ROLLED_BACK = "CollateralRolledBack"
     AUDIT_BROKEN = "AuditBroken"
+    # Keys, backups and anchors
+    KEY_SERVICE_UNAVAILABLE = "KeyServiceUnavailable"
+    KEY_CHANGED = "KeyChanged"
+    STATE_ROLLED_BACK = "StateRolledBack"
+    ANCHOR_UNUSABLE = "AnchorUnusable"
+    BACKUP_INVALID = "BackupInvalid"
+    STATE_NOT_EMPTY = "StateNotEmpty"
 
 
 STATUS: dict[BrokerReason, int] = {
@@ -70,6 +78,7 @@ STATUS: dict[BrokerReason, int] = {
     BrokerReason.KEY_MALFORMED: 400,
     BrokerReason.COLLATERAL_UNAVAILABLE: 503,
     BrokerReason.RESULT_UNKNOWN: 404,
+    BrokerReason.KEY_SERVICE_UNAVAILABLE: 503,
 }
 """HTTP status of each reason; 403 where none stands here."""
 
