@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from chrysalis.clock import ManualClock
+from e2e.postgres import Postgres
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
@@ -30,3 +32,34 @@ def vectors() -> Path:
         pytest.fail(f"no MANIFEST.json in {folder}, although {SHARED} is there")
     warnings.warn(f"SKIPPED: no test vectors in {folder}; set CHRYSALIS_VECTORS", stacklevel=1)
     pytest.skip(f"no test vectors in {folder}; set CHRYSALIS_VECTORS")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for the session; a loud skip where it is not installed, a failure in CI."""
+    try:
+        server = Postgres()
+    except RuntimeError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        warnings.warn(f"SKIPPED: {error}", stacklevel=1)
+        pytest.skip(str(error))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """A new, empty PostgreSQL database."""
+    url = postgres.database()
+    yield url
+    postgres.drop(url)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A new, empty database, of either kind in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'broker.db'}"
+    url: str = request.getfixturevalue("postgres_url")
+    return url

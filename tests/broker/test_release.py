@@ -92,14 +92,33 @@ def test_unknown_names_are_refused_and_fill_no_log(world: World, reasons: Reason
     assert events(world) == before
 
 
-def test_a_release_may_be_repeated_and_each_is_recorded(world: World) -> None:
+def test_a_release_may_be_repeated_and_is_recorded_once_and_counted(world: World) -> None:
     result = accepted(world)
     one, two = (world.release("acme", result).json()["wrapped"] for _ in range(2))
     assert one != two
-    assert events(world) == ["PolicyStored", "KeyStored"] * 2 + ["KeyReleased"] * 2
+    assert events(world) == ["PolicyStored", "KeyStored"] * 2 + ["KeyReleased"]
+    assert world.deps.store.release_counts(result) == {("acme", 1, "Released"): 2}
     stored = list(world.deps.store.audit_log())[-1]
     assert stored.document["resultId"] == result
     assert world.acme.identity not in str(stored.document)
+
+
+def test_a_new_version_of_the_key_is_a_new_record(world: World) -> None:
+    result = accepted(world)
+    assert world.release("acme", result).status_code == 200
+    assert world.put_key(world.acme, version=2).status_code == 201
+    assert world.release("acme", result).status_code == 200
+    assert events(world)[-3:] == ["KeyReleased", "KeyStored", "KeyReleased"]
+    assert world.deps.store.release_counts(result) == {("acme", 1, "Released"): 1, ("acme", 2, "Released"): 1}
+
+
+def test_refusals_of_one_result_do_not_fill_the_log(world: World, reasons: Reasons) -> None:
+    result = accepted(world)
+    world.clock.advance(600)
+    for _ in range(5):
+        assert reasons(world.release("acme", result)) == ["ResultExpired"]
+    assert events(world)[-2:] == ["KeyStored", "ReleaseRefused"]
+    assert world.deps.store.release_counts(result) == {("acme", 1, "ResultExpired"): 5}
 
 
 def test_a_key_is_never_given_back_nor_stored_in_the_clear(world: World) -> None:
@@ -123,7 +142,7 @@ def test_a_wrapped_key_is_of_no_use_to_another_domain(world: World) -> None:
 
 @pytest.mark.parametrize("statement", ["UPDATE audit SET at = 0", "DELETE FROM audit"])
 def test_the_database_refuses_to_change_the_log(world: World, statement: str) -> None:
-    with world.deps.store._writing() as db, pytest.raises(DatabaseError, match="append-only"):
+    with world.deps.store.database.writing() as db, pytest.raises(DatabaseError, match="append-only"):
         db.execute(text(statement))
 
 
@@ -138,7 +157,7 @@ def test_the_database_refuses_to_change_the_log(world: World, statement: str) ->
 )
 def test_a_changed_log_is_found(world: World, statement: str) -> None:
     assert audit.verify(world.deps.store.audit_log()) == 4
-    with world.deps.store._writing() as db:
+    with world.deps.store.database.writing() as db:
         for action in ("update", "delete"):
             db.execute(text(f"DROP TRIGGER audit_no_{action}"))
         db.execute(text(statement))

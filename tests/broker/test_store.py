@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,17 @@ from alembic.migration import MigrationContext
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from chrysalis.broker import store as store_module
+from chrysalis.broker import results_store
 from chrysalis.broker.audit import verify
 from chrysalis.broker.store import Store, StoredPolicy, StoredResult
 from chrysalis.broker.tables import metadata
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(f"sqlite:///{tmp_path / 'broker.db'}")
+def store(database_url: str) -> Iterator[Store]:
+    store = Store(database_url)
+    yield store
+    store.close()
 
 
 def result(number: int, **changes: object) -> StoredResult:
@@ -39,22 +42,37 @@ def result(number: int, **changes: object) -> StoredResult:
 
 
 def test_migrations_make_the_tables(store: Store) -> None:
-    with store._engine.connect() as connection:
+    with store.database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
-def test_opening_again_keeps_everything(tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'broker.db'}"
-    first = Store(url)
+def test_opening_again_keeps_everything(database_url: str) -> None:
+    first = Store(database_url)
     first.add_result(result(1))
     first.close()
-    found = Store(url).result("r1")
+    again = Store(database_url)
+    found = again.result("r1")
+    again.close()
     assert found is not None
     assert found.key_id == "k"
 
 
-def test_the_journal_is_durable(store: Store) -> None:
-    with store._engine.connect() as connection:
+def test_many_that_open_it_at_once_make_it_once(database_url: str) -> None:
+    opened: list[Store] = []
+    threads = [threading.Thread(target=lambda: opened.append(Store(database_url))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(opened) == 4
+    for store in opened:
+        assert store.change_number() == 0
+        store.close()
+
+
+def test_the_journal_is_durable(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'broker.db'}")
+    with store.database.engine.connect() as connection:
         assert connection.execute(text("PRAGMA journal_mode")).scalar() == "wal"
         assert connection.execute(text("PRAGMA synchronous")).scalar() == 2
         assert connection.execute(text("PRAGMA foreign_keys")).scalar() == 1
@@ -113,7 +131,7 @@ def test_trimming(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.add_result(result(9, verdict="Refused", expires_at=None))
     assert store.trim(before=102) == 3  # r0, r1 by their end, r9 by when it was issued
     assert [r.result_id for r in store.results()] == ["r4", "r3", "r2"]
-    monkeypatch.setattr(store_module, "MAX_REFUSED_RESULTS", 2)
+    monkeypatch.setattr(results_store, "MAX_REFUSED_RESULTS", 2)
     for number in range(200, 205):
         store.add_result(result(number, verdict="Refused", expires_at=None, pod_uid=f"u{number}"))
     assert store.trim(before=0) == 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import logging
-from dataclasses import replace
 
 from chrysalis.broker.attestor import check_class, check_isolation
 from chrysalis.broker.callers import Caller
@@ -13,7 +12,7 @@ from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.records import OwnersRecords, key_context
 from chrysalis.broker.state_keys import StateKeys
-from chrysalis.broker.store import Store, StoredKey, StoredResult
+from chrysalis.broker.store import Revocation, Store, StoredKey, StoredResult
 from chrysalis.clock import Clock, from_unix, unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.sealing import hpke
@@ -23,6 +22,8 @@ from chrysalis.wire.ear import Ear
 
 log = logging.getLogger(__name__)
 ATTEST_AGAIN = "attest again and ask with the new result"
+REVOKED_BY_OWNER = "RevokedByOwner"
+"""The word that stands in a result which its owner revoked; other results name why their evidence is refused by now."""
 
 
 class Results:
@@ -65,7 +66,7 @@ class Results:
             # A stranger can invent names without end; the chain records what concerns a real key and a real result.
             if stored is not None and result is not None:
                 refusal = {"keyId": key_id, "resultId": result.result_id, "reason": str(error.reason), "podUID": result.pod_uid}
-                self._store.record_refusal(now, refusal)
+                self._store.record_refusal(result.result_id, key_id, stored.version, now, refusal)
             raise
         document: dict[str, str | int] = {
             "keyId": key_id,
@@ -79,7 +80,7 @@ class Results:
             "hpke": token.keys.hpke,
             "podUID": result.pod_uid,
         }
-        self._store.record_release(result.result_id, now, document)  # 5
+        self._store.record_release(result.result_id, key_id, stored.version, now, document)  # 5
         self._metrics.releases.labels("released", "").inc()
         log.info("key released", extra={"event": "KeyReleased", "result": result.result_id})
         return WrappedKey(  # 6
@@ -112,8 +113,9 @@ class Results:
         if not caller.owner:
             raise BrokerError(BrokerReason.CALLER_NOT_ALLOWED, "only an owner may revoke", "send a token signed by the owner's key")
         result, now = self._of(caller, result_id), unix(self._clock.now())
-        self._store.revoke(result_id, now, {"resultId": result_id, "keyId": result.key_id, "by": caller.name})
-        return _view(replace(result, revoked_at=result.revoked_at or now))
+        document = {"resultId": result_id, "keyId": result.key_id, "by": caller.name, "reason": REVOKED_BY_OWNER}
+        self._store.revoke([Revocation(result_id, REVOKED_BY_OWNER, "the owner of the key revoked it", document)], now)
+        return _view(self._of(caller, result_id))
 
     def _of(self, caller: Caller, result_id: str) -> StoredResult:
         result = self._store.result(result_id)
@@ -130,7 +132,8 @@ class Results:
         if result.expires_at is None or now >= result.expires_at:
             raise BrokerError(BrokerReason.RESULT_EXPIRED, "the result has expired", ATTEST_AGAIN)
         if result.revoked_at is not None:
-            raise BrokerError(BrokerReason.RESULT_REVOKED, "the owner revoked this result", "ask the model's owner")
+            why = f"{result.revoked_reason}: {result.revoked_message}"
+            raise BrokerError(BrokerReason.RESULT_REVOKED, f"this result was revoked: {why}", "ask the model's owner, or attest again")
         token = ear.verify(_view(result).ear, self._keys.ear_public, self._clock.now())
         record = self._records.record(stored)
         policy = self._records.policy_of(record)  # 3
@@ -152,5 +155,7 @@ def _view(result: StoredResult) -> ResultView:
         update={
             "key_released_at": None if result.released_at is None else from_unix(result.released_at),
             "revoked_at": None if result.revoked_at is None else from_unix(result.revoked_at),
+            "revoked_reason": result.revoked_reason or "",
+            "revoked_message": result.revoked_message or "",
         }
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_name)s",
@@ -57,7 +57,8 @@ collateral = Table(
 results = Table(
     "results",
     metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),  # the number of the change that made it
+    Column("changed", BigInteger, nullable=False, unique=True),  # the number of its last change
     Column("result_id", String(36), nullable=False, unique=True),
     Column("verdict", String(16), nullable=False),
     Column("namespace", String(63), nullable=False),
@@ -65,18 +66,82 @@ results = Table(
     Column("pod_uid", String(63), nullable=False),
     Column("key_id", String(63), nullable=False),
     Column("owner", String(64), nullable=False),  # of the key record; empty where there is none
+    Column("policy_name", String(63), nullable=False),  # that it was judged by; empty where there was none
+    Column("policy_version", BigInteger, nullable=False),
     Column("issued_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger),
     Column("released_at", BigInteger),
     Column("revoked_at", BigInteger),
+    Column("revoked_reason", String(64)),
+    Column("revoked_message", Text),
     Column("document", Text, nullable=False),  # ResultView as it was issued
     CheckConstraint("verdict IN ('Accepted', 'Refused')", name="verdict"),
     CheckConstraint("(verdict = 'Accepted') = (expires_at IS NOT NULL)", name="accepted_expires"),
     CheckConstraint("verdict = 'Accepted' OR released_at IS NULL", name="refused_releases_nothing"),
     Index("ix_results_namespace", "namespace", "worker", "seq"),
     Index("ix_results_pod_uid", "pod_uid", "seq"),
+    CheckConstraint("(revoked_at IS NULL) = (revoked_reason IS NULL)", name="revoked_for_a_reason"),
     Index("ix_results_owner", "owner", "seq"),
-    sqlite_autoincrement=True,  # a deleted row's number is never used again, or `after` would skip results
+    Index("ix_results_key_id", "key_id", "seq"),
+)
+
+counters = Table(
+    "counters",  # `changes` numbers every change of a result, `inputs` and `shared` see chrysalis.broker.reappraisal_store
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+releases = Table(
+    "releases",  # what was answered to requests for a key: once in the audit log, then counted
+    metadata,
+    Column("result_id", String(36), ForeignKey("results.result_id", ondelete="CASCADE"), primary_key=True),
+    Column("key_id", String(63), primary_key=True),
+    Column("key_version", BigInteger, primary_key=True),
+    Column("outcome", String(64), primary_key=True),  # Released, or the reason of the refusal
+    Column("first_at", BigInteger, nullable=False),
+    Column("last_at", BigInteger, nullable=False),
+    Column("times", BigInteger, nullable=False),
+)
+
+evidence = Table(
+    "evidence",  # of every judged attempt, as long as its result is kept
+    metadata,
+    Column("result_id", String(36), ForeignKey("results.result_id", ondelete="CASCADE"), primary_key=True),
+    Column("message", LargeBinary, nullable=False),  # zlib: the Evidence without what lies in documents
+    Column("at", BigInteger, nullable=False),  # the time that it was judged at
+    Column("key_version", BigInteger, nullable=False),  # of the key record; 0 where there was none
+    Column("size", BigInteger, nullable=False),  # of the message and its documents as they are stored, shared ones included
+)
+
+documents = Table(
+    "documents",  # large parts of evidence, each once
+    metadata,
+    Column("digest", String(64), primary_key=True),  # SHA-256 of the text
+    Column("body", LargeBinary, nullable=False),  # zlib
+)
+
+evidence_documents = Table(
+    "evidence_documents",
+    metadata,
+    Column("result_id", String(36), ForeignKey("evidence.result_id", ondelete="CASCADE"), primary_key=True),
+    Column("name", String(32), primary_key=True),  # collateral, or the member of the Evidence
+    Column("digest", String(64), ForeignKey("documents.digest"), nullable=False),
+    Index("ix_evidence_documents_digest", "digest"),
+)
+
+reappraisals = Table(
+    "reappraisals",  # what is still to be judged again; a row goes when its sweep has come to the end
+    metadata,
+    Column("id", BigInteger, primary_key=True, autoincrement=False),
+    Column("cause", String(32), nullable=False),
+    Column("owner", String(64), nullable=False),  # empty members of the scope mean every one
+    Column("policy_name", String(63), nullable=False),
+    Column("key_id", String(63), nullable=False),
+    Column("requested_at", BigInteger, nullable=False),
+    Column("cursor", BigInteger, nullable=False),  # results up to this number are done
+    Column("holder", String(36), nullable=False),  # the replica that works on it
+    Column("held_until", BigInteger, nullable=False),
 )
 
 audit = Table(

@@ -139,6 +139,8 @@ class ResultView(Versioned):
     limited_by: str = ""
     key_released_at: datetime | None = None
     revoked_at: datetime | None = None
+    revoked_reason: str = ""  # RevokedByOwner, or why the evidence would be refused by now
+    revoked_message: str = ""
     receipt_certificate: str = ""
     ear: str = ""
     placement: Placement = Placement.DEVELOPMENT

@@ -49,7 +49,8 @@ def upgrade() -> None:
     )
     op.create_table(
         "results",
-        sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
+        sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("changed", sa.BigInteger, nullable=False),
         sa.Column("result_id", sa.String(36), nullable=False),
         sa.Column("verdict", sa.String(16), nullable=False),
         sa.Column("namespace", sa.String(63), nullable=False),
@@ -57,20 +58,74 @@ def upgrade() -> None:
         sa.Column("pod_uid", sa.String(63), nullable=False),
         sa.Column("key_id", sa.String(63), nullable=False),
         sa.Column("owner", sa.String(64), nullable=False),
+        sa.Column("policy_name", sa.String(63), nullable=False),
+        sa.Column("policy_version", sa.BigInteger, nullable=False),
         sa.Column("issued_at", sa.BigInteger, nullable=False),
         sa.Column("expires_at", sa.BigInteger),
         sa.Column("released_at", sa.BigInteger),
         sa.Column("revoked_at", sa.BigInteger),
+        sa.Column("revoked_reason", sa.String(64)),
+        sa.Column("revoked_message", sa.Text),
         sa.Column("document", sa.Text, nullable=False),
+        sa.UniqueConstraint("changed", name="uq_results_changed"),
         sa.UniqueConstraint("result_id", name="uq_results_result_id"),
         sa.CheckConstraint("verdict IN ('Accepted', 'Refused')", name="ck_results_verdict"),
         sa.CheckConstraint("(verdict = 'Accepted') = (expires_at IS NOT NULL)", name="ck_results_accepted_expires"),
         sa.CheckConstraint("verdict = 'Accepted' OR released_at IS NULL", name="ck_results_refused_releases_nothing"),
-        sqlite_autoincrement=True,
+        sa.CheckConstraint("(revoked_at IS NULL) = (revoked_reason IS NULL)", name="ck_results_revoked_for_a_reason"),
     )
     op.create_index("ix_results_namespace", "results", ["namespace", "worker", "seq"])
     op.create_index("ix_results_pod_uid", "results", ["pod_uid", "seq"])
     op.create_index("ix_results_owner", "results", ["owner", "seq"])
+    op.create_index("ix_results_key_id", "results", ["key_id", "seq"])
+    counters = op.create_table(
+        "counters",
+        sa.Column("name", sa.String(32), primary_key=True),
+        sa.Column("value", sa.BigInteger, nullable=False),
+    )
+    op.bulk_insert(counters, [{"name": name, "value": 0} for name in ("changes", "inputs", "shared")])
+    op.create_table(
+        "releases",
+        sa.Column("result_id", sa.String(36), sa.ForeignKey("results.result_id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("key_id", sa.String(63), primary_key=True),
+        sa.Column("key_version", sa.BigInteger, primary_key=True),
+        sa.Column("outcome", sa.String(64), primary_key=True),
+        sa.Column("first_at", sa.BigInteger, nullable=False),
+        sa.Column("last_at", sa.BigInteger, nullable=False),
+        sa.Column("times", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "evidence",
+        sa.Column("result_id", sa.String(36), sa.ForeignKey("results.result_id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("message", sa.LargeBinary, nullable=False),
+        sa.Column("at", sa.BigInteger, nullable=False),
+        sa.Column("key_version", sa.BigInteger, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "documents",
+        sa.Column("digest", sa.String(64), primary_key=True),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+    )
+    op.create_table(
+        "evidence_documents",
+        sa.Column("result_id", sa.String(36), sa.ForeignKey("evidence.result_id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("name", sa.String(32), primary_key=True),
+        sa.Column("digest", sa.String(64), sa.ForeignKey("documents.digest"), nullable=False),
+    )
+    op.create_index("ix_evidence_documents_digest", "evidence_documents", ["digest"])
+    op.create_table(
+        "reappraisals",
+        sa.Column("id", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("cause", sa.String(32), nullable=False),
+        sa.Column("owner", sa.String(64), nullable=False),
+        sa.Column("policy_name", sa.String(63), nullable=False),
+        sa.Column("key_id", sa.String(63), nullable=False),
+        sa.Column("requested_at", sa.BigInteger, nullable=False),
+        sa.Column("cursor", sa.BigInteger, nullable=False),
+        sa.Column("holder", sa.String(36), nullable=False),
+        sa.Column("held_until", sa.BigInteger, nullable=False),
+    )
     op.create_table(
         "audit",
         sa.Column("seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
@@ -82,8 +137,24 @@ def upgrade() -> None:
         sa.UniqueConstraint("hash", name="uq_audit_hash"),
         sa.CheckConstraint("seq >= 1", name="ck_audit_seq"),
     )
+    _append_only("audit")
+
+
+def _append_only(table: str) -> None:
+    """Let the database itself refuse to change or delete this table's rows."""
     if op.get_bind().dialect.name == "sqlite":
         for action in ("UPDATE", "DELETE"):
             op.execute(
-                f"CREATE TRIGGER audit_no_{action.lower()} BEFORE {action} ON audit BEGIN SELECT RAISE(ABORT, 'audit is append-only'); END"
+                f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
             )
+        return
+    op.execute(
+        f"CREATE FUNCTION {table}_append_only() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN RAISE EXCEPTION '{table} is append-only'; END $$"
+    )
+    for action in ("UPDATE", "DELETE", "TRUNCATE"):
+        op.execute(
+            f"CREATE TRIGGER {table}_no_{action.lower()} BEFORE {action} ON {table} "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION {table}_append_only()"
+        )

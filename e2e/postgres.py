@@ -1,0 +1,118 @@
+"""A PostgreSQL of its own in a temporary folder: Debian's server, run as an unprivileged user, gone with the test.
+
+It listens on a Unix socket in that folder and on nothing else.  Nothing of the system's own PostgreSQL is used or touched.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import psycopg
+from psycopg import sql
+
+USER = "chrysalis"
+UNPRIVILEGED = ("postgres", "nobody")
+START_SECONDS = 30
+
+
+class Postgres:
+    """A running server.  durable: whether a commit waits for the disk; tests do without."""
+
+    def __init__(self, *, durable: bool = False) -> None:
+        """Make the cluster and start it; raises RuntimeError where Debian's `postgresql` is not installed."""
+        binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
+        if not binaries:
+            raise RuntimeError("PostgreSQL is not installed; run .ci/setup as root")
+        self._bin = binaries[-1].parent
+        self.folder = Path(tempfile.mkdtemp(prefix="chrysalis-pg-"))  # short: a socket's path has at most 107 characters
+        self._numbers = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._as: dict[str, Any] = {}
+        if os.geteuid() == 0:  # the server refuses to run as root
+            account = next(pwd.getpwnam(name) for name in UNPRIVILEGED if _exists(name))
+            self._as = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+            os.chown(self.folder, account.pw_uid, account.pw_gid)
+        os.chmod(self.folder, 0o755)  # the server checks its data folder, and others may reach the socket
+        try:
+            self._run("initdb", "-D", "data", "-U", USER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
+            settings = {"listen_addresses": "", "unix_socket_directories": str(self.folder), "max_connections": "200"}
+            if not durable:
+                settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+            with (self.folder / "log").open("wb") as log:
+                self._process = subprocess.Popen(
+                    [self._bin / "postgres", "-D", "data", *(f"--{name}={value}" for name, value in settings.items())],
+                    cwd=self.folder,
+                    stdout=log,
+                    stderr=log,
+                    **self._as,
+                )
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def database(self) -> str:
+        """The URL of a new, empty database."""
+        self._numbers += 1
+        name = f"broker{self._numbers}"
+        with self._connect() as connection:
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        return f"postgresql+psycopg://{USER}@/{name}?host={self.folder}"
+
+    def drop(self, url: str) -> None:
+        """Remove a database again, whoever is connected to it."""
+        name = url.split("@/", 1)[1].split("?", 1)[0]
+        with self._connect() as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def stop(self) -> None:
+        """End the server at once and remove its files."""
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:  # SIGTERM waits for clients to leave
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = subprocess.run([self._bin / program, *arguments], cwd=self.folder, capture_output=True, text=True, **self._as)
+        if done.returncode:
+            raise RuntimeError(f"{program}: {done.stderr or done.stdout}")
+
+    def _connect(self) -> psycopg.Connection[Any]:
+        return psycopg.connect(host=str(self.folder), user=USER, dbname="postgres", autocommit=True)
+
+    def _wait(self) -> None:
+        until = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                self._connect().close()
+                return
+            except psycopg.OperationalError as error:
+                if time.monotonic() > until or self._process is None or self._process.poll() is not None:
+                    raise RuntimeError(f"PostgreSQL does not start: {(self.folder / 'log').read_text()[-2000:]}") from error
+                time.sleep(0.05)
+
+
+def _exists(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True

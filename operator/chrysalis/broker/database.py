@@ -1,0 +1,179 @@
+"""The broker's database: SQLite (WAL) for one broker, PostgreSQL for several replicas over one.
+
+Both keep the same promises: what a call wrote is durable before it returns; writing transactions take effect one after the
+other, across all replicas; and one that was broken off leaves nothing behind.  On SQLite that is BEGIN IMMEDIATE, on
+PostgreSQL an advisory lock that the transaction holds until it has committed (so whoever reads the newest number of the
+change sequence has seen all lower ones).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+
+SQLITE, POSTGRESQL = "sqlite", "postgresql"
+DRIVERS = frozenset({SQLITE, "postgresql+psycopg"})
+CONNECTIONS = 8
+"""Kept open; as many again may be opened for a moment."""
+BUSY_SECONDS = 10
+ATTEMPTS = 5
+RETRIED_STATES = frozenset({"40001", "40P01", "55P03"})
+"""SQLSTATE (PostgreSQL, appendix A): serialization_failure, deadlock_detected, lock_not_available."""
+_WRITE = "chrysalis_write"
+_LOCK_WRITE, _LOCK_MIGRATE = 0x6368_7279_0001, 0x6368_7279_0002
+_CACHE_PAGES = -1024  # KiB for each SQLite connection: sixteen connections with the default would hold 32 MiB
+
+T = TypeVar("T")
+
+
+class Database:
+    """An engine over one database whose tables are of this version.  Thread-safe."""
+
+    def __init__(self, url: str | URL) -> None:
+        """Open it, and make or migrate its tables; replicas that start at once wait for each other.
+
+        Raises BrokerError (SettingsInvalid for a URL of another kind, DatabaseUnavailable when it does not answer).
+        """
+        self.engine = _engine(_parse(url))
+        try:
+            self._migrate()
+        except SQLAlchemyError as error:
+            raise BrokerError(
+                BrokerReason.DATABASE_UNAVAILABLE,
+                "the database cannot be opened",
+                "check database.url of the broker's settings, that the server answers and that the user may create tables",
+                f"{type(error).__name__}: {error}"[:1024],
+            ) from error
+
+    @property
+    def shared(self) -> bool:
+        """Whether replicas can share it (PostgreSQL)."""
+        return self.engine.dialect.name == POSTGRESQL
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+    def transact(self, work: Callable[[Connection], T]) -> T:
+        """Run work in a writing transaction and commit; it is run again where the database says that this helps.
+
+        work must not keep anything of a run that failed.  Raises what work raises, and SQLAlchemyError.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with self.writing() as connection:
+                    return work(connection)
+            except DBAPIError as error:
+                if attempt == ATTEMPTS or not _passes(error):
+                    raise
+                time.sleep((5 + secrets.randbelow(15)) / 1000 * attempt)  # spreads replicas that met
+        raise AssertionError("the loop returns or raises")
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[Connection]:
+        """A transaction that no other writing one overlaps; committed at the end, rolled back when the block raises."""
+        with self.engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
+            yield connection
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """A transaction that sees what was committed and changes nothing."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    def _migrate(self) -> None:
+        config = Config()
+        config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        with self.writing() as connection:
+            if self.shared:
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_MIGRATE})
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+
+def _parse(url: str | URL) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise _not_a_database("database.url is no URL") from error
+    if parsed.drivername not in DRIVERS:
+        raise _not_a_database(f"database.url is of the kind {parsed.drivername!r}")
+    return parsed
+
+
+def _not_a_database(message: str) -> BrokerError:
+    return BrokerError(
+        BrokerReason.SETTINGS_INVALID, message, "write postgresql+psycopg://USER@HOST/DATABASE, or leave it out for SQLite in stateDir"
+    )
+
+
+def _engine(url: URL) -> Engine:
+    if url.drivername == SQLITE:
+        engine = create_engine(
+            url,
+            connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+            pool_size=CONNECTIONS,
+            max_overflow=CONNECTIONS,
+        )
+        event.listen(engine, "connect", _configure_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        engine = create_engine(
+            url,
+            # A connection that the server closed (it was restarted, or another one was promoted) is replaced, not used.
+            pool_pre_ping=True,
+            pool_size=CONNECTIONS,
+            max_overflow=CONNECTIONS,
+            connect_args={"connect_timeout": BUSY_SECONDS, "application_name": "chrysalis-broker"},
+        )
+        event.listen(engine, "begin", _begin_postgresql)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _record: Any) -> None:
+    connection.isolation_level = None  # the driver begins nothing by itself; `_begin_sqlite` does
+    cursor = connection.cursor()
+    try:
+        for pragma in (f"busy_timeout={BUSY_SECONDS * 1000}", "synchronous=FULL", "foreign_keys=ON", f"cache_size={_CACHE_PAGES}"):
+            cursor.execute(f"PRAGMA {pragma}")
+        for attempt in range(ATTEMPTS):
+            try:
+                # Two processes that turn the same new file to WAL: one gets "locked" at once, whatever the timeout.
+                cursor.execute("PRAGMA journal_mode=WAL")
+                break
+            except sqlite3.OperationalError:
+                if attempt == ATTEMPTS - 1:
+                    raise
+                time.sleep(0.05)
+    finally:
+        cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that will write takes the lock at once; one that upgrades later could fail instead of wait.
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if connection.get_execution_options().get(_WRITE) else "BEGIN")
+
+
+def _begin_postgresql(connection: Connection) -> None:
+    # READ COMMITTED: each statement after the lock sees all that the writers before it committed.
+    if connection.get_execution_options().get(_WRITE):
+        connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK_WRITE})")
+
+
+def _passes(error: DBAPIError) -> bool:
+    """Whether the same transaction may succeed when it is run again."""
+    state = getattr(error.orig, "sqlstate", None)
+    return state in RETRIED_STATES or error.connection_invalidated or "database is locked" in str(error.orig)

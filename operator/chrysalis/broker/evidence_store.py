@@ -1,0 +1,178 @@
+"""The tables of evidence: what every result was judged from, so that it can be judged again, at once or years later.
+
+The Evidence is kept as it was sent, compressed; its event log and initdata, and the collateral, are kept once for all
+results that share them, by the SHA-256 of their text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from sqlalchemy import Connection, Row, delete, func, insert, select
+
+from chrysalis.broker.rooms import Room, insert_new
+from chrysalis.broker.tables import documents, evidence, evidence_documents, policies, results
+
+COLLATERAL = "collateral"
+SHARED_MEMBERS = ("eventLog", "initdata")
+"""The members of the Evidence that many results have in common."""
+LEVEL = 1  # of zlib: it runs in every attestation, and most of a quote does not get smaller
+MAX_BYTES = 8 * 1024 * 1024
+"""No stored part is larger when it is unpacked: the HTTP edge takes 2 MiB, collateral is below 1 MiB."""
+CACHED, MAX_CACHED = 64, 128 * 1024
+"""How many documents of at most how many characters are remembered, packed and unpacked."""
+MAX_REFUSED_BYTES = 256 * 1024 * 1024
+"""The evidence of refusals beyond this is forgotten, oldest first: whoever reaches the broker can cause it."""
+
+
+@dataclass(frozen=True)
+class NewEvidence:
+    """What a result was judged from; message is the Evidence's JSON, collateral None where none was found genuine."""
+
+    message: str
+    collateral: str | None
+    at: int
+    key_version: int
+
+
+@dataclass(frozen=True)
+class StoredEvidence:
+    """What a result was judged from, whole: message is the Evidence's JSON with every member that was sent.
+
+    collateral is the QuoteCollateralV3 JSON that was used, policy the signed payload and envelope the owner's signature of
+    it; None where the attempt was refused before there was one.  at is the time of the judgement, in Unix seconds.
+    """
+
+    result_id: str
+    message: str
+    collateral: str | None
+    policy: str | None
+    envelope: str | None
+    policy_name: str
+    policy_version: int
+    key_id: str
+    key_version: int
+    owner: str
+    at: int
+    document: str
+    """The ResultView as it was issued."""
+
+
+class EvidenceRoom(Room):
+    """Reading evidence back."""
+
+    def evidence(self, result_id: str) -> StoredEvidence | None:
+        """What a result was judged from; None when it is not known, or was forgotten."""
+        found = self.evidence_of([result_id])
+        return found[0] if found else None
+
+    def evidence_of(self, result_ids: Sequence[str]) -> list[StoredEvidence]:
+        """The evidence of some results, in no order; those without any are left out."""
+        e, r, d, p = evidence.c, results.c, evidence_documents.c, policies.c
+        rows = (
+            select(evidence, r.policy_name, r.policy_version, r.key_id, r.owner, r.document, p.payload, p.envelope)
+            .join(results, r.result_id == e.result_id)
+            .outerjoin(policies, (p.owner == r.owner) & (p.name == r.policy_name) & (p.version == r.policy_version))
+            .where(e.result_id.in_(result_ids))
+        )
+        links = (
+            select(d.result_id, d.name, d.digest, documents.c.body)
+            .join(documents, documents.c.digest == d.digest)
+            .where(d.result_id.in_(result_ids))
+        )
+        with self.database.reading() as db:
+            found = db.execute(rows).all()
+            parts: dict[str, dict[str, str]] = {}
+            for row in db.execute(links):
+                parts.setdefault(row.result_id, {})[row.name] = _unpacked(row.digest, row.body)
+        return [_stored(row, parts.get(row.result_id, {})) for row in found]
+
+
+def put_evidence(db: Connection, result_id: str, new: NewEvidence) -> int:
+    """Keep what a result was judged from, in the transaction that stores the result; returns its size in bytes."""
+    members = json.loads(new.message)
+    shared = {name: members.pop(name) for name in SHARED_MEMBERS if members.get(name)}
+    if new.collateral is not None:
+        shared[COLLATERAL] = new.collateral
+    packed = {name: _packed(text) for name, text in shared.items()}
+    digests = [digest for digest, _ in packed.values()]
+    known = set(db.execute(select(documents.c.digest).where(documents.c.digest.in_(digests))).scalars()) if digests else set()
+    for digest, body in packed.values():
+        if digest not in known:
+            insert_new(db, documents, {"digest": digest, "body": body})
+    message = zlib.compress(json.dumps(members, separators=(",", ":")).encode(), LEVEL)
+    size = len(message) + sum(len(body) for _, body in packed.values())
+    db.execute(insert(evidence).values(result_id=result_id, message=message, at=new.at, key_version=new.key_version, size=size))
+    if packed:
+        links = [{"result_id": result_id, "name": name, "digest": digest} for name, (digest, _) in packed.items()]
+        db.execute(insert(evidence_documents), links)
+    return size
+
+
+def trim_evidence(db: Connection) -> None:
+    """Forget refusals' evidence beyond MAX_REFUSED_BYTES, oldest first, and documents that nothing refers to."""
+    r, e = results.c, evidence.c
+    running = func.sum(e.size).over(order_by=r.seq.desc()).label("running")
+    refused = select(e.result_id, running).join(results, r.result_id == e.result_id).where(r.verdict == "Refused").subquery()
+    beyond = select(refused.c.result_id).where(refused.c.running > MAX_REFUSED_BYTES)
+    db.execute(delete(evidence).where(e.result_id.in_(beyond)))
+    used = select(evidence_documents.c.digest).where(evidence_documents.c.digest == documents.c.digest)
+    db.execute(delete(documents).where(~used.exists()))
+
+
+def _stored(row: Row[tuple[object, ...]], parts: dict[str, str]) -> StoredEvidence:
+    members = json.loads(_inflate(row.message)) | {name: text for name, text in parts.items() if name != COLLATERAL}
+    return StoredEvidence(
+        result_id=row.result_id,
+        message=json.dumps(members, separators=(",", ":")),
+        collateral=parts.get(COLLATERAL),
+        policy=row.payload,
+        envelope=row.envelope,
+        policy_name=row.policy_name,
+        policy_version=row.policy_version,
+        key_id=row.key_id,
+        key_version=row.key_version,
+        owner=row.owner,
+        at=row.at,
+        document=row.document,
+    )
+
+
+def _packed(text: str) -> tuple[str, bytes]:
+    """Digest and compressed body; collateral and initdata are the same again and again."""
+    return _packed_before(text) if len(text) <= MAX_CACHED else _pack(text)
+
+
+def _pack(text: str) -> tuple[str, bytes]:
+    raw = text.encode()
+    return hashlib.sha256(raw).hexdigest(), zlib.compress(raw, LEVEL)
+
+
+_packed_before = lru_cache(maxsize=CACHED)(_pack)
+
+
+def _unpacked(digest: str, body: bytes) -> str:
+    return _unpacked_before(digest, body) if len(body) <= MAX_CACHED // 4 else _unpack(digest, body)
+
+
+def _unpack(digest: str, body: bytes) -> str:
+    raw = _inflate(body)
+    if hashlib.sha256(raw).hexdigest() != digest:
+        raise ValueError(f"the stored document {digest} was changed")
+    return raw.decode()
+
+
+_unpacked_before = lru_cache(maxsize=CACHED)(_unpack)
+
+
+def _inflate(body: bytes) -> bytes:
+    unpacker = zlib.decompressobj()
+    raw = unpacker.decompress(body, MAX_BYTES)
+    if not unpacker.eof:
+        raise ValueError(f"a stored document is damaged, or over {MAX_BYTES} bytes")
+    return raw

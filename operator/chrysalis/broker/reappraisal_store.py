@@ -1,0 +1,102 @@
+"""Which stored evidence is to be judged again: requests that are written together with what causes them.
+
+A request stays until its sweep has gone over every living result of its scope, batch by batch; a replica holds it for a
+while at a time, so that another one goes on where a killed one stopped.  A result that is judged while an input changes is
+caught when it is stored (chrysalis.broker.results_store.Basis), so a sweep has to look only at what was stored before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Connection, and_, delete, insert, or_, select, update
+
+from chrysalis.broker.rooms import Counter, Room, count
+from chrysalis.broker.tables import reappraisals, results
+
+
+class Cause(StrEnum):
+    """Why stored evidence is judged again.  Stable words: they stand in the audit log."""
+
+    POLICY_CHANGED = "PolicyChanged"
+    KEY_RECORD_CHANGED = "KeyRecordChanged"
+    COLLATERAL_CHANGED = "CollateralChanged"
+    REFERENCE_VALUE_WITHDRAWN = "ReferenceValueWithdrawn"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A request that a replica holds; empty members of the scope mean every one."""
+
+    id: int
+    cause: Cause
+    owner: str
+    policy_name: str
+    key_id: str
+    requested_at: int
+    cursor: int
+
+
+def request(db: Connection, cause: Cause, now: int, *, owner: str = "", policy_name: str = "", key_id: str = "") -> None:
+    """Have all living results of a scope judged again; db is the writing transaction that changes what they rest on."""
+    number = count(db, Counter.INPUTS)
+    if not (owner or policy_name or key_id):
+        count(db, Counter.SHARED)
+    scope = {"owner": owner, "policy_name": policy_name, "key_id": key_id}
+    db.execute(insert(reappraisals).values(id=number, cause=cause.value, **scope, requested_at=now, cursor=0, holder="", held_until=0))
+
+
+class ReappraisalRoom(Room):
+    """The requests, and the living results that they concern."""
+
+    def request_reappraisal(self, cause: Cause, now: int, *, owner: str = "", policy_name: str = "", key_id: str = "") -> None:
+        """Have all living results of a scope judged again."""
+        self.database.transact(lambda db: request(db, cause, now, owner=owner, policy_name=policy_name, key_id=key_id))
+
+    def pending_sweeps(self) -> int:
+        """How many requests are not finished."""
+        with self.database.reading() as db:
+            return len(db.execute(select(reappraisals.c.id)).all())
+
+    def hold_sweep(self, holder: str, now: int, seconds: int) -> Sweep | None:
+        """Take the oldest request that nobody holds for some seconds, or None."""
+        c = reappraisals.c
+        free = or_(c.held_until <= now, c.holder == holder)
+        with self.database.reading() as db:  # the usual answer, without the writers' lock
+            if db.execute(select(c.id).where(free).limit(1)).one_or_none() is None:
+                return None
+
+        def hold(db: Connection) -> Sweep | None:
+            row = db.execute(select(reappraisals).where(free).order_by(c.id).limit(1)).one_or_none()
+            if row is None:
+                return None
+            db.execute(update(reappraisals).where(c.id == row.id).values(holder=holder, held_until=now + seconds))
+            return Sweep(row.id, Cause(row.cause), row.owner, row.policy_name, row.key_id, row.requested_at, row.cursor)
+
+        return self.database.transact(hold)
+
+    def living(self, sweep: Sweep, after: int, now: int, limit: int) -> list[tuple[int, str]]:
+        """Number and id of the next living results of a sweep's scope, in order."""
+        c = results.c
+        scope = [
+            column == value
+            for column, value in ((c.owner, sweep.owner), (c.policy_name, sweep.policy_name), (c.key_id, sweep.key_id))
+            if value
+        ]
+        alive = and_(c.verdict == "Accepted", c.revoked_at.is_(None), c.expires_at > now)
+        query = select(c.seq, c.result_id).where(c.seq > after, alive, *scope).order_by(c.seq).limit(limit)
+        with self.database.reading() as db:
+            return [(row.seq, row.result_id) for row in db.execute(query)]
+
+    def finish_sweep(self, sweep: Sweep, holder: str) -> None:
+        """The sweep has come to its end, unless another replica holds it by now."""
+        c = reappraisals.c
+        self.database.transact(lambda db: db.execute(delete(reappraisals).where(c.id == sweep.id, c.holder == holder)))
+
+
+def advance(db: Connection, sweep: Sweep, holder: str, cursor: int, held_until: int) -> bool:
+    """A batch is done, in the transaction that marks its results; False when another replica holds the sweep by now."""
+    c = reappraisals.c
+    moved = update(reappraisals).where(c.id == sweep.id, c.holder == holder).values(cursor=cursor, held_until=held_until)
+    return db.execute(moved).rowcount == 1

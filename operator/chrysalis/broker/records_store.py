@@ -1,0 +1,121 @@
+"""The tables of owners' documents: key records and policies, whose versions only grow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, func, insert, select
+
+from chrysalis.broker import audit_store, reappraisal_store
+from chrysalis.broker.audit import AuditEvent
+from chrysalis.broker.reappraisal_store import Cause
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.rooms import Room
+from chrysalis.broker.tables import key_records, policies
+
+
+@dataclass(frozen=True)
+class StoredKey:
+    """A key record: its signed members without the key, and the key as it lies on the disk."""
+
+    key_id: str
+    owner: str
+    version: int
+    payload_sha256: str
+    record: str
+    sealed_key: bytes
+
+
+@dataclass(frozen=True)
+class StoredPolicy:
+    """A policy's signed payload, byte for byte."""
+
+    owner: str
+    name: str
+    version: int
+    payload: str
+    envelope: str
+
+
+class RecordsRoom(Room):
+    """Key records and policies."""
+
+    def key(self, key_id: str) -> StoredKey | None:
+        """The key record, or None."""
+        with self.database.reading() as db:
+            return _key(db, key_id)
+
+    def put_key(self, key: StoredKey, now: int) -> bool:
+        """Store a new or higher version; False when it is the stored one already.
+
+        What was judged under the version before is judged again.  Raises BrokerError: OwnerMismatch, VersionNotHigher.
+        """
+
+        def put(db: Connection) -> bool:
+            held = _key(db, key.key_id)
+            if held is not None:
+                if held.owner != key.owner:
+                    raise BrokerError(BrokerReason.OWNER_MISMATCH, f"the key {key.key_id} belongs to another owner", "choose another keyId")
+                if held.payload_sha256 == key.payload_sha256:
+                    return False
+                if key.version <= held.version:
+                    raise _not_higher("key record", key.version, held.version)
+                db.execute(delete(key_records).where(key_records.c.key_id == key.key_id))
+                reappraisal_store.request(db, Cause.KEY_RECORD_CHANGED, now, key_id=key.key_id)
+            db.execute(insert(key_records).values(**vars(key), updated_at=now))
+            audit_store.append(db, now, AuditEvent.KEY_STORED, {"keyId": key.key_id, "owner": key.owner, "version": key.version})
+            return True
+
+        return self.database.transact(put)
+
+    def policy(self, owner: str, name: str) -> StoredPolicy | None:
+        """The owner's policy of this name in its highest version, or None."""
+        with self.database.reading() as db:
+            return _policy(db, owner, name)
+
+    def put_policy(self, policy: StoredPolicy, now: int) -> bool:
+        """Store a first or higher version; False when exactly this one is stored.
+
+        What was judged by the version before is judged again.  Raises BrokerError (VersionNotHigher).
+        """
+
+        def put(db: Connection) -> bool:
+            held = _policy(db, policy.owner, policy.name)
+            if held is not None and held.version == policy.version and held.payload == policy.payload:
+                return False
+            if held is not None and policy.version <= held.version:
+                raise _not_higher("policy", policy.version, held.version)
+            db.execute(insert(policies).values(**vars(policy), stored_at=now))
+            audit_store.append(db, now, AuditEvent.POLICY_STORED, {"name": policy.name, "owner": policy.owner, "version": policy.version})
+            if held is not None:
+                reappraisal_store.request(db, Cause.POLICY_CHANGED, now, owner=policy.owner, policy_name=policy.name)
+            return True
+
+        return self.database.transact(put)
+
+
+def current_versions(db: Connection, key_id: str, owner: str, policy_name: str) -> tuple[int, int]:
+    """The newest versions of a key record and of its owner's policy as this transaction sees them; 0 where there is none."""
+    key = db.execute(select(key_records.c.version).where(key_records.c.key_id == key_id)).scalar_one_or_none()
+    newest = select(func.max(policies.c.version)).where(policies.c.owner == owner, policies.c.name == policy_name)
+    return key or 0, db.execute(newest).scalar_one_or_none() or 0
+
+
+def _key(db: Connection, key_id: str) -> StoredKey | None:
+    row = db.execute(select(key_records).where(key_records.c.key_id == key_id)).one_or_none()
+    return None if row is None else StoredKey(row.key_id, row.owner, row.version, row.payload_sha256, row.record, row.sealed_key)
+
+
+def _policy(db: Connection, owner: str, name: str) -> StoredPolicy | None:
+    c = policies.c
+    query = select(policies).where(c.owner == owner, c.name == name).order_by(c.version.desc()).limit(1)
+    row = db.execute(query).one_or_none()
+    return None if row is None else StoredPolicy(row.owner, row.name, row.version, row.payload, row.envelope)
+
+
+def _not_higher(what: str, version: int, held: int) -> BrokerError:
+    return BrokerError(
+        BrokerReason.VERSION_NOT_HIGHER,
+        f"the {what} has version {version}; version {held} is stored",
+        f"sign it again with a version above {held}: versions only grow, so that an old one cannot be put back",
+    )

@@ -1,0 +1,334 @@
+"""The tables of results, spent nonces and releases.
+
+An attestation is one transaction: the nonce is spent, and the result stored with its evidence, or nothing is.  Every change
+of a result takes the next number of the change sequence; a result's `seq` is the number of the change that made it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
+
+from chrysalis.broker import audit_store, reappraisal_store
+from chrysalis.broker.audit import AuditEvent
+from chrysalis.broker.evidence_store import NewEvidence, put_evidence, trim_evidence
+from chrysalis.broker.reappraisal_store import Sweep
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.records_store import current_versions
+from chrysalis.broker.rooms import Counter, Room, count, counted, insert_new
+from chrysalis.broker.tables import releases, results, spent_nonces
+
+MAX_REFUSED_RESULTS = 10_000
+"""Refusals beyond these are forgotten, oldest first: whoever can reach the broker can cause them."""
+MAX_REFUSED_OF_A_POD = 8
+RELEASED = "Released"
+
+
+@dataclass(frozen=True)
+class StoredResult:
+    """An attempt to attest; document is the ResultView as it was issued."""
+
+    result_id: str
+    verdict: str
+    namespace: str
+    worker: str
+    pod_uid: str
+    key_id: str
+    owner: str
+    issued_at: int
+    expires_at: int | None
+    document: str
+    policy_name: str = ""
+    policy_version: int = 0
+    released_at: int | None = None
+    revoked_at: int | None = None
+    revoked_reason: str | None = None
+    revoked_message: str | None = None
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What a judgement rests on; a result is stored only while all of it is current."""
+
+    key_id: str
+    key_version: int
+    owner: str
+    policy_name: str
+    policy_version: int
+    shared: int
+    """How often what concerns everybody (collateral, reference values) had changed."""
+
+
+class Kept(StrEnum):
+    """What came of storing a result."""
+
+    STORED = "Stored"
+    REPLAYED = "Replayed"  # the nonce was spent before; nothing is stored
+    OUTDATED = "Outdated"  # policy, key record or collateral have changed since it was judged; nothing is stored
+
+
+@dataclass(frozen=True)
+class Revocation:
+    """A result that ends before its time, and why."""
+
+    result_id: str
+    reason: str
+    message: str
+    document: dict[str, Any]
+    """For the audit log."""
+
+
+class ResultsRoom(Room):
+    """Results, what was released under them, and the nonces that they spent."""
+
+    # Nonces
+
+    def nonce_spent(self, nonce: str, now: int) -> bool:
+        """Whether a nonce is known as spent; it can be spent by another request at any moment, see `keep`."""
+        c = spent_nonces.c
+        with self.database.reading() as db:
+            return db.execute(select(c.nonce).where(c.nonce == nonce, c.expires_at > now)).one_or_none() is not None
+
+    def spend_nonce(self, nonce: str, expires_at: int, now: int) -> bool:
+        """Remember a nonce until it expires; False when it was spent before."""
+        return self.database.transact(lambda db: _spend(db, nonce, expires_at, now))
+
+    # Results
+
+    def shared_inputs(self) -> int:
+        """For `Basis.shared`."""
+        with self.database.reading() as db:
+            return counted(db, Counter.SHARED)
+
+    def keep(
+        self, result: StoredResult, *, evidence: NewEvidence, nonce: str, nonce_expires_at: int, basis: Basis | None, now: int
+    ) -> Kept:
+        """Spend the nonce and store the result with what it was judged from, together or not at all.
+
+        basis: what an accepted result rests on; it is not stored when any of it has changed since.
+        """
+
+        def write(db: Connection) -> Kept:
+            if basis is not None:
+                current = (*current_versions(db, basis.key_id, basis.owner, basis.policy_name), counted(db, Counter.SHARED))
+                if current != (basis.key_version, basis.policy_version, basis.shared):
+                    return Kept.OUTDATED
+            if not _spend(db, nonce, nonce_expires_at, now):
+                return Kept.REPLAYED
+            _add(db, result)
+            put_evidence(db, result.result_id, evidence)
+            return Kept.STORED
+
+        return self.database.transact(write)
+
+    def add_result(self, result: StoredResult, evidence: NewEvidence | None = None) -> None:
+        """Store a result by itself; see `keep` for an attestation."""
+
+        def write(db: Connection) -> None:
+            _add(db, result)
+            if evidence is not None:
+                put_evidence(db, result.result_id, evidence)
+
+        self.database.transact(write)
+
+    def result(self, result_id: str) -> StoredResult | None:
+        """One result, or None."""
+        with self.database.reading() as db:
+            row = db.execute(select(results).where(results.c.result_id == result_id)).mappings().one_or_none()
+        return None if row is None else _to_result(row)
+
+    def results(
+        self,
+        *,
+        namespace: str = "",
+        worker: str = "",
+        pod_uid: str = "",
+        verdict: str = "",
+        owner: str = "",
+        after: str = "",
+        limit: int = 100,
+    ) -> list[StoredResult]:
+        """Results that match every given filter, newest first; with after, the next `limit` younger ones than that.
+
+        Raises BrokerError (ResultUnknown) when `after` is not known (any more).
+        """
+        c = results.c
+        query = select(results).where(*_filters(namespace, worker, pod_uid, verdict, owner)).limit(limit)
+        with self.database.reading() as db:
+            if not after:
+                return [_to_result(row) for row in db.execute(query.order_by(c.seq.desc())).mappings()]
+            seq = db.execute(select(c.seq).where(c.result_id == after)).scalar_one_or_none()
+            if seq is None:
+                raise BrokerError(BrokerReason.RESULT_UNKNOWN, "the result named by `after` is not known", "read again without `after`")
+            rows = db.execute(query.where(c.seq > seq).order_by(c.seq)).mappings().all()
+            return [_to_result(row) for row in reversed(rows)]
+
+    # Changes
+
+    def change_number(self) -> int:
+        """The number of the newest change of any result."""
+        with self.database.reading() as db:
+            return counted(db, Counter.CHANGES)
+
+    def changes(
+        self,
+        after: int,
+        *,
+        namespace: str = "",
+        worker: str = "",
+        pod_uid: str = "",
+        verdict: str = "",
+        owner: str = "",
+        limit: int = 100,
+    ) -> list[tuple[int, StoredResult]]:
+        """Results that changed after a number and match every given filter, in the order of their last change.
+
+        A result that changed several times stands there once, as it is now, under the number of its last change.
+        """
+        c = results.c
+        query = select(results).where(c.changed > after, *_filters(namespace, worker, pod_uid, verdict, owner))
+        with self.database.reading() as db:
+            rows = db.execute(query.order_by(c.changed).limit(limit)).mappings().all()
+        return [(int(row["changed"]), _to_result(row)) for row in rows]
+
+    # Releases
+
+    def record_release(self, result_id: str, key_id: str, key_version: int, now: int, document: dict[str, Any]) -> None:
+        """Mark a result as having got its key, before the key leaves; the audit log gets a record the first time.
+
+        The same result that asks for the same version of the key again is counted, not written down again: it can ask
+        without end, and can only ever learn the same key.
+        """
+
+        def write(db: Connection) -> None:
+            c = results.c
+            first = db.execute(select(c.released_at).where(c.result_id == result_id)).scalar_one_or_none() is None
+            if first:
+                changed = count(db, Counter.CHANGES)
+                db.execute(update(results).where(c.result_id == result_id).values(released_at=now, changed=changed))
+            if _count_release(db, result_id, key_id, key_version, RELEASED, now):
+                audit_store.append(db, now, AuditEvent.KEY_RELEASED, document)
+
+        self.database.transact(write)
+
+    def record_refusal(self, result_id: str, key_id: str, key_version: int, now: int, document: dict[str, Any]) -> None:
+        """Append the audit record of a refused release, once for each result, version of a key and reason; then count."""
+
+        def write(db: Connection) -> None:
+            if _count_release(db, result_id, key_id, key_version, str(document["reason"]), now):
+                audit_store.append(db, now, AuditEvent.RELEASE_REFUSED, document)
+
+        self.database.transact(write)
+
+    def release_counts(self, result_id: str) -> dict[tuple[str, int, str], int]:
+        """How often a result was answered, by key id, version and outcome (Released or the refusal's reason)."""
+        c = releases.c
+        with self.database.reading() as db:
+            rows = db.execute(select(c.key_id, c.key_version, c.outcome, c.times).where(c.result_id == result_id)).all()
+        return {(row.key_id, row.key_version, row.outcome): row.times for row in rows}
+
+    # Revocation
+
+    def revoke(self, revocations: Sequence[Revocation], now: int) -> int:
+        """Revoke results, each once; releases and renewals under them end here.  Returns how many were not revoked before."""
+        return self.database.transact(lambda db: _revoke(db, revocations, now))
+
+    def revoke_batch(
+        self, sweep: Sweep, holder: str, revocations: Sequence[Revocation], *, cursor: int, held_until: int, now: int
+    ) -> int | None:
+        """The end of a re-appraisal's batch: revoke, and remember how far the sweep has come, together.
+
+        Returns how many were revoked; None when another replica has taken the sweep over: then nothing is written.
+        """
+
+        def write(db: Connection) -> int | None:
+            if not reappraisal_store.advance(db, sweep, holder, cursor, held_until):
+                return None
+            return _revoke(db, revocations, now)
+
+        return self.database.transact(write)
+
+    def trim(self, before: int) -> int:
+        """Forget results that ended before a time, and refusals beyond the newest MAX_REFUSED_RESULTS; returns how many.
+
+        Their evidence goes with them, and spent nonces that would be refused for their age.
+        """
+        c = results.c
+
+        def write(db: Connection) -> int:
+            ended = db.execute(delete(results).where(func.coalesce(c.expires_at, c.issued_at) < before)).rowcount
+            newest = select(c.seq).where(c.verdict == "Refused").order_by(c.seq.desc()).offset(MAX_REFUSED_RESULTS).limit(1)
+            last = db.execute(newest).scalar_one_or_none()
+            if last is not None:
+                ended += db.execute(delete(results).where(and_(c.verdict == "Refused", c.seq <= last))).rowcount
+            trim_evidence(db)
+            return ended
+
+        return self.database.transact(write)
+
+
+def _filters(namespace: str, worker: str, pod_uid: str, verdict: str, owner: str) -> list[ColumnElement[bool]]:
+    c = results.c
+    wanted = ((c.namespace, namespace), (c.worker, worker), (c.pod_uid, pod_uid), (c.verdict, verdict), (c.owner, owner))
+    return [column == value for column, value in wanted if value]
+
+
+def _spend(db: Connection, nonce: str, expires_at: int, now: int) -> bool:
+    db.execute(delete(spent_nonces).where(spent_nonces.c.expires_at <= now))
+    return insert_new(db, spent_nonces, {"nonce": nonce, "expires_at": expires_at})
+
+
+def _add(db: Connection, result: StoredResult) -> None:
+    """Insert a result under the next number.
+
+    Of the refusals that claim one pod, the newest MAX_REFUSED_OF_A_POD are kept: a pod that tries again and again, or a
+    stranger in its name, does not fill the table or hide the others.
+    """
+    c = results.c
+    if result.verdict == "Refused":
+        of_pod = (c.verdict == "Refused", c.namespace == result.namespace, c.pod_uid == result.pod_uid)
+        newest = select(c.seq).where(*of_pod).order_by(c.seq.desc()).offset(MAX_REFUSED_OF_A_POD - 1).limit(1)
+        last = db.execute(newest).scalar_one_or_none()
+        if last is not None:
+            db.execute(delete(results).where(*of_pod, c.seq <= last))
+    number = count(db, Counter.CHANGES)
+    db.execute(insert(results).values(**vars(result), seq=number, changed=number))
+
+
+def _count_release(db: Connection, result_id: str, key_id: str, key_version: int, outcome: str, now: int) -> bool:
+    """Count an answer; whether it is the first of its kind."""
+    key = {"result_id": result_id, "key_id": key_id, "key_version": key_version, "outcome": outcome}
+    if insert_new(db, releases, key | {"first_at": now, "last_at": now, "times": 1}):
+        return True
+    c = releases.c
+    same = (c.result_id == result_id, c.key_id == key_id, c.key_version == key_version, c.outcome == outcome)
+    db.execute(update(releases).where(*same).values(last_at=now, times=c.times + 1))
+    return False
+
+
+def _revoke(db: Connection, revocations: Sequence[Revocation], now: int) -> int:
+    c = results.c
+    documents: list[dict[str, Any]] = []
+    for revocation in revocations:
+        ended = (
+            update(results)
+            .where(c.result_id == revocation.result_id, c.revoked_at.is_(None))
+            .values(
+                revoked_at=now,
+                revoked_reason=revocation.reason,
+                revoked_message=revocation.message,
+                changed=count(db, Counter.CHANGES),
+            )
+        )
+        if db.execute(ended).rowcount:
+            documents.append(revocation.document)
+    audit_store.append(db, now, AuditEvent.RESULT_REVOKED, *documents)
+    return len(documents)
+
+
+def _to_result(row: Any) -> StoredResult:
+    return StoredResult(**{name: value for name, value in row.items() if name not in ("seq", "changed")})
