@@ -32,8 +32,8 @@ def install(world: World, console: Console) -> str:
     """From `helm install` to Ready."""
     _chart(world, console)
     world.reached(Mark.INSTALLED)
-    package = _seal(world, console)
-    _serve(world, console, package)
+    package = seal_model(world, console)
+    serve_package(world, console, package)
     _policy_and_key(world, console, package)
     world.reached(Mark.KEY_STORED)
     proved = _apply(world, console)
@@ -82,7 +82,7 @@ def _chart(world: World, console: Console) -> None:
     )
 
 
-def _seal(world: World, console: Console) -> dict[str, Any]:
+def seal_model(world: World, console: Console) -> dict[str, Any]:
     """Encrypt the model repository; returns what `chrysalis seal` printed."""
     console.doing("assembling and sealing the model")
     repository = world.state / "repository"
@@ -96,7 +96,7 @@ def _seal(world: World, console: Console) -> dict[str, Any]:
     return sealed
 
 
-def _serve(world: World, console: Console, package: dict[str, Any]) -> None:
+def serve_package(world: World, console: Console, package: dict[str, Any]) -> None:
     """The package is public, so any HTTP server does; here a pod with a folder of the machine."""
     console.doing("starting the package server")
     folder = world.state / "packages"
