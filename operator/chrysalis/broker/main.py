@@ -12,7 +12,7 @@ from pathlib import Path
 import uvicorn
 from prometheus_client import generate_latest
 
-from chrysalis.broker import audit, logs, settings, state_keys
+from chrysalis.broker import audit, database_settings, logs, settings, state_keys
 from chrysalis.broker.app import HOUSEKEEPING_SECONDS, create_app
 from chrysalis.broker.attestor import Attestor
 from chrysalis.broker.callers import Callers, KubernetesReviewer, TokenReviewer
@@ -32,7 +32,6 @@ from chrysalis.clock import Clock, SystemClock
 
 log = logging.getLogger(__name__)
 
-DATABASE = "broker.db"
 STALE_SECONDS = 4 * HOUSEKEEPING_SECONDS
 """The event loop is reported dead after this long without a beat."""
 MAX_CONNECTIONS = 512
@@ -51,7 +50,7 @@ def assemble(
     Raises BrokerError when the state or a preloaded file cannot be used, or the audit log was changed.
     """
     keys = state_keys.load_or_make(configuration.state_dir, clock, configuration.root_key_file)
-    store = Store(f"sqlite:///{configuration.state_dir / DATABASE}")
+    store = Store(database_settings.url_of(configuration.database, configuration.state_dir))
     audit.verify(store.audit_log())
     metrics = Metrics()
     if fetcher is None and configuration.collateral.url is not None:

@@ -11,6 +11,8 @@ from pydantic import Field, ValidationError
 from chrysalis.api.base import HttpUrl, Model
 from chrysalis.api.names import PORT_BROKER, PORT_HEALTH, PORT_METRICS
 from chrysalis.api.policy import Placement
+from chrysalis.broker.database_settings import DatabaseSettings
+from chrysalis.broker.oidc import OidcProvider
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.tenants import ServiceAccount, TenantList, Tenants
 
@@ -57,18 +59,22 @@ class Settings(Model):
     stateDir: a directory of its own that outlives the process: database, TLS key, EAR key, nonce key, root key.
     rootKeyFile: 32 bytes in hex that encrypt the stored model keys; absent: made in stateDir at first start.
     placement: External, InTD or Development; stands in every result.
+    oidc: whose OpenID Connect tokens are believed (chrysalis.broker.oidc).
     tenants: whose keys, policies and results this broker holds (chrysalis.broker.tenants); empty: nobody's.
     host, port: the TLS address; an empty host means every address of the pod.
     healthPort: plain /healthz and /readyz.  metricsPort: plain /metrics.
     nonceSeconds: how long a challenge is good.  resultRetentionSeconds: how long ended and refused results are kept.
     maxConcurrentAttestations: more are answered 429.
+    database: absent, SQLite in stateDir; PostgreSQL for replicas (chrysalis.broker.database_settings).
     collateral, kubernetes: see there.
     """
 
     state_dir: Path
     root_key_file: Path | None = None
+    database: DatabaseSettings | None = None
     placement: Placement
     tenants: TenantList = []
+    oidc: Annotated[list[OidcProvider], Field(max_length=16)] = []
     host: Annotated[str, Field(max_length=64)] = ""
     port: Port = PORT_BROKER
     health_port: Port = PORT_HEALTH
