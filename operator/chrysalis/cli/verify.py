@@ -17,6 +17,7 @@ from chrysalis.attestation.eventlog import MAX_LOG_BYTES
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.attestation.verdict import EvidenceClass, Reason, Verdict
+from chrysalis.cli.verify_bundle import bundle_options
 from chrysalis.clock import SystemClock, parse_rfc3339, rfc3339
 
 MAX_ROOT_BYTES = 64 * 1024
@@ -33,14 +34,16 @@ class Rfc3339(click.ParamType[datetime]):
     def convert(self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
         if isinstance(value, datetime):
             return value
+        if value == "now":
+            return SystemClock().now()
         try:
             return parse_rfc3339(value)
         except ValueError as error:
-            self.fail(f"{error} (for example 2026-08-28T05:21:24Z)", param, ctx)
+            self.fail(f"{error} (for example 2026-08-28T05:21:24Z, or now)", param, ctx)
 
 
 @click.command("verify")
-@click.argument("quote", type=click.Path(path_type=Path))
+@click.argument("quote", type=click.Path(path_type=Path), required=False)
 @click.option("--collateral", type=click.Path(path_type=Path), help="Intel's collateral for the platform, QuoteCollateralV3 JSON.")
 @click.option("--policy", type=click.Path(path_type=Path), help="What to accept: an AttestationPolicy or its bare spec (YAML, JSON).")
 @click.option("--at", type=Rfc3339(), help="Judge as of this time; default: now.")
@@ -48,6 +51,7 @@ class Rfc3339(click.ParamType[datetime]):
 @click.option("--initdata", type=click.Path(path_type=Path), help="The initdata's TOML, for policies that judge it.")
 @click.option("--event-log", type=click.Path(path_type=Path), help="The boot event log (CCEL), for policies that require it.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@bundle_options
 def command(
     quote: Path,
     collateral: Path | None,

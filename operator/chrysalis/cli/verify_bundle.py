@@ -1,0 +1,171 @@
+"""`chrysalis verify --bundle FILE`: judge an evidence bundle again, offline, at its own time or at any other."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chrysalis.attestation.freshness import FreshnessMode, Revocation
+from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
+from chrysalis.attestation.reasons import AttestationError, AttestationReason
+from chrysalis.attestation.verdict import EvidenceClass
+from chrysalis.clock import rfc3339
+from chrysalis.wire.bundle import MAX_BUNDLE_BYTES, BundleFile
+from chrysalis.wire.bundle_judgement import Expectations, Judgement, Signature, judge
+
+KEY_BYTES = 32
+Callback = Callable[..., int]
+
+
+class Hex32Type(click.ParamType[bytes]):
+    """32 bytes as 64 hex digits."""
+
+    name = "HEX"
+
+    def convert(self, value: str | bytes, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        if isinstance(value, bytes):
+            return value
+        try:
+            found = bytes.fromhex(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+        if len(found) != KEY_BYTES:
+            self.fail(f"{len(found)} bytes; 64 hex digits are expected", param, ctx)
+        return found
+
+
+HEX32 = Hex32Type()
+OPTIONS = (
+    click.option(
+        "--bundle", type=click.Path(path_type=Path), help="Judge this evidence bundle instead of QUOTE, at its own time unless --at."
+    ),
+    click.option("--owner", type=HEX32, help="With --bundle: the key (hex) whose policy it must be."),
+    click.option("--ear-key", type=HEX32, help="With --bundle: the broker's key (hex) whose result is believed."),
+    click.option("--nonce", type=HEX32, help="With --bundle: the nonce (hex) that you chose for this evidence."),
+)
+OF_A_QUOTE = ("collateral", "initdata", "event_log")
+OF_A_BUNDLE = ("owner", "ear_key", "nonce")
+
+
+def bundle_options(callback: Callback) -> Callback:
+    """Give `verify` the options of bundles; with --bundle, the command is answered here."""
+
+    @functools.wraps(callback)
+    def either(**given: Any) -> int:
+        own = {name: given.pop(name) for name in ("bundle", *OF_A_BUNDLE)}
+        if own["bundle"] is None:
+            if given["quote"] is None:
+                raise click.UsageError("give a QUOTE, or --bundle FILE")
+            if unused := [name for name in OF_A_BUNDLE if own[name] is not None]:
+                raise click.UsageError(f"--{unused[0].replace('_', '-')} belongs to --bundle")
+            return callback(**given)
+        if given["quote"] is not None:
+            raise click.UsageError("give a QUOTE or --bundle, not both")
+        if unused := [name for name in OF_A_QUOTE if given.get(name)]:
+            raise click.UsageError(f"--{unused[0].replace('_', '-')} stands in the bundle; it belongs to a QUOTE")
+        return verify(given["policy"], given["at"], given["roots"], given["output"], **own)
+
+    for option in reversed(OPTIONS):
+        either = option(either)
+    return either
+
+
+def verify(
+    policy: Path | None,
+    at: datetime | None,
+    roots: tuple[Path, ...],
+    output: str,
+    *,
+    bundle: Path,
+    owner: bytes | None,
+    ear_key: bytes | None,
+    nonce: bytes | None,
+) -> int:
+    """Judge and print; the exit code.  Raises WireError and AttestationError for what cannot be read (exit 2)."""
+    from chrysalis.cli.verify import _root  # the anchor's reader; imported late, since that module imports this one
+
+    judgement = judge(
+        BundleFile.read(read_file(bundle, MAX_BUNDLE_BYTES)),
+        Expectations(
+            at=at,
+            policy=read_policy(read_file(policy, MAX_POLICY_BYTES)) if policy else None,
+            owner=owner,
+            ear_key=ear_key,
+            nonce=nonce,
+            roots=[_root(path) for path in roots],
+        ),
+    )
+    click.echo(json.dumps(judgement.to_json(), indent=2) if output == "json" else "\n".join(lines(judgement)))
+    return 0 if judgement.accepted else 1
+
+
+def read_file(path: Path, limit: int) -> bytes:
+    """A file's bytes, at most one more than `limit`; raises AttestationError (FileUnreadable)."""
+    try:
+        with path.open("rb") as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        raise AttestationError(AttestationReason.FILE_UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
+
+
+def lines(judgement: Judgement) -> list[str]:
+    """The judgement for people: the answer, what it does not say, why, what to do, and the facts."""
+    told = judgement.to_json()
+    verdict = judgement.verdict
+    colour = "green" if judgement.accepted else "red"
+    shown = [click.style(told["verdict"], fg=colour, bold=True) + f"  (as of {told['at']}; recorded {told['recordedVerdict']})", ""]
+    for caution in cautions(judgement):
+        shown.append(click.style("  note: ", fg="yellow", bold=True) + caution)
+    shown.append("")
+    for reason in told["reasons"]:
+        shown.append(f"  {click.style(reason['reason'], bold=True)}: {reason['message']}")
+        shown += [
+            f"    {name}: {reason[member]}" for name, member in (("what to do", "remedy"), ("detail", "detail")) if reason.get(member)
+        ]
+    if told["reasons"]:
+        shown.append("")
+    policy = f"{judgement.policy_name} version {judgement.policy_version}" if judgement.policy_name else "none, or unsigned"
+    facts: list[tuple[str, str | None]] = [
+        ("bundle", told["bundleDigest"]),
+        ("mode", told["mode"]),
+        ("freshness", told["freshness"]),
+        ("revocation", told["revocation"]),
+        ("policy", f"{policy}; signature {judgement.policy_signature}" + (f" by {judgement.owner}" if judgement.owner else "")),
+        ("broker", f"{judgement.placement or 'none'}; result's signature {judgement.ear}; bundle's signature {judgement.statement}"),
+        ("evidence class", verdict.evidence_class.value if verdict.evidence_class else None),
+        ("TCB status", verdict.tcb_status),
+        ("allowed as", verdict.measurement_name),
+        ("expires", f"{rfc3339(verdict.expires_at)}, limited by {verdict.limited_by}" if verdict.expires_at else None),
+    ]
+    width = max(len(name) for name, _ in facts)
+    return shown + [f"  {name:<{width}}  {value}" for name, value in facts if value]
+
+
+def cautions(judgement: Judgement) -> list[str]:
+    """What the answer does not cover, in words."""
+    found = []
+    if judgement.other_policy:
+        found.append("judged under the policy that you gave, not under the enclosed one")
+    elif judgement.policy_signature == Signature.UNNAMED:
+        found.append(f"--owner was not given: this is the policy of {judgement.owner}, whoever that is")
+    elif judgement.policy_signature == Signature.ABSENT:
+        found.append("nobody signed the enclosed policy: whoever made the bundle may have written it")
+    if judgement.ear == Signature.MEASURED:
+        found.append("--ear-key was not given: the result is signed by the broker that the worker is measured with, whoever that is")
+    elif judgement.ear in (Signature.ABSENT, Signature.NOT_CHECKED):
+        found.append("no broker's result was checked")
+    if judgement.mode == FreshnessMode.OFFLINE:
+        found.append("freshness: NotChecked; the evidence is judged, not when it was made")
+    if judgement.revocation == Revocation.NOT_CHECKED:
+        found.append("revocation: NotChecked; ask the broker whether the result was revoked since")
+    if judgement.verdict.evidence_class == EvidenceClass.SIMULATED:
+        found.append("evidence class Simulated: the root is not Intel's, so this proves nothing about hardware")
+    if judgement.placement == "Development":
+        found.append("the broker's placement is Development: it runs inside the cluster that it judges")
+    return found
