@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 
 from chrysalis.api.base import DnsLabel, Hex32, Hex48, Model, Sha256Digest
 from chrysalis.api.policy_events import EventRule
+from chrysalis.api.policy_gpu import GpuRules
 from chrysalis.api.worker import Isolation
 
 Any_ = Literal["Any"]
@@ -134,12 +135,21 @@ class AttestationPolicySpec(Model):
     broker_placement: Annotated[list[Placement], Field(max_length=4)] = [Placement.EXTERNAL, Placement.IN_TD]
     tdx: TdxRules
     event_log: EventLogRules = EventLogRules()
+    gpu: GpuRules | None = None  # absent: GPUs are not judged
     freshness: Freshness = Freshness()
 
     @model_validator(mode="after")
     def _development_is_for_simulated_evidence(self) -> AttestationPolicySpec:
         if self.trust_root == "Intel" and Placement.DEVELOPMENT in self.broker_placement:
             raise ValueError("brokerPlacement: Development is for simulated evidence only; remove it, or name a simulated trustRoot")
+        return self
+
+    @model_validator(mode="after")
+    def _one_kind_of_hardware(self) -> AttestationPolicySpec:
+        if self.trust_root == "Intel" and self.gpu is not None and self.gpu.trust_root != "Nvidia":
+            raise ValueError(
+                "gpu.trustRoot must be Nvidia where trustRoot is Intel: simulated GPUs beside real domains would pass for real"
+            )
         return self
 
 
