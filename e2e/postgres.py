@@ -1,13 +1,16 @@
 """A PostgreSQL of its own in a temporary folder: Debian's server, run as an unprivileged user, gone with the test.
 
-It listens on a Unix socket in that folder and on nothing else.  Nothing of the system's own PostgreSQL is used or touched.
+It listens on a Unix socket in that folder, and on a TCP address only where one is given (of a test's own bridge).  Nothing
+of the system's own PostgreSQL is used or touched.
 """
 
 from __future__ import annotations
 
 import os
 import pwd
+import secrets
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -16,22 +19,31 @@ from typing import Any, Self
 
 import psycopg
 from psycopg import sql
+from sqlalchemy.engine import make_url
 
 USER = "chrysalis"
 UNPRIVILEGED = ("postgres", "nobody")
 START_SECONDS = 30
+DEFAULT_PORT = 5432
+"""Without an address it only names the socket's file."""
 
 
 class Postgres:
-    """A running server.  durable: whether a commit waits for the disk; tests do without."""
+    """A running server.
 
-    def __init__(self, *, durable: bool = False) -> None:
+    durable: whether a commit waits for the disk; tests do without.  address: an IPv4 address of this machine to listen on,
+    at a free port; over it the user needs `password`.
+    """
+
+    def __init__(self, *, durable: bool = False, address: str = "") -> None:
         """Make the cluster and start it; raises RuntimeError where Debian's `postgresql` is not installed."""
         binaries = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
         if not binaries:
             raise RuntimeError("PostgreSQL is not installed; run .ci/setup as root")
         self._bin = binaries[-1].parent
         self.folder = Path(tempfile.mkdtemp(prefix="chrysalis-pg-"))  # short: a socket's path has at most 107 characters
+        self.address, self.port = address, _free_port(address) if address else DEFAULT_PORT
+        self.password = secrets.token_hex(16)
         self._numbers = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._as: dict[str, Any] = {}
@@ -42,7 +54,12 @@ class Postgres:
         os.chmod(self.folder, 0o755)  # the server checks its data folder, and others may reach the socket
         try:
             self._run("initdb", "-D", "data", "-U", USER, "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
-            settings = {"listen_addresses": "", "unix_socket_directories": str(self.folder), "max_connections": "200"}
+            if address:
+                with (self.folder / "data" / "pg_hba.conf").open("a") as rules:
+                    rules.write(f"host all {USER} 0.0.0.0/0 scram-sha-256\n")
+            settings = {"listen_addresses": address, "unix_socket_directories": str(self.folder), "max_connections": "200"}
+            if address:
+                settings["port"] = str(self.port)
             if not durable:
                 settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
             with (self.folder / "log").open("wb") as log:
@@ -54,6 +71,8 @@ class Postgres:
                     **self._as,
                 )
             self._wait()
+            with self._connect() as connection:
+                connection.execute(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(USER), sql.Literal(self.password)))
         except BaseException:
             self.stop()
             raise
@@ -65,16 +84,18 @@ class Postgres:
         self.stop()
 
     def database(self) -> str:
-        """The URL of a new, empty database."""
+        """The URL of a new, empty database: over TCP, without the password, where the server has an address."""
         self._numbers += 1
         name = f"broker{self._numbers}"
         with self._connect() as connection:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        if self.address:
+            return f"postgresql+psycopg://{USER}@{self.address}:{self.port}/{name}"
         return f"postgresql+psycopg://{USER}@/{name}?host={self.folder}"
 
     def drop(self, url: str) -> None:
         """Remove a database again, whoever is connected to it."""
-        name = url.split("@/", 1)[1].split("?", 1)[0]
+        name = make_url(url).database or ""
         with self._connect() as connection:
             connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
 
@@ -95,8 +116,12 @@ class Postgres:
         if done.returncode:
             raise RuntimeError(f"{program}: {done.stderr or done.stdout}")
 
+    def connect(self, database: str) -> psycopg.Connection[Any]:
+        """A connection of one's own, to look at a database from outside."""
+        return psycopg.connect(host=str(self.folder), port=self.port, user=USER, dbname=database, autocommit=True)
+
     def _connect(self) -> psycopg.Connection[Any]:
-        return psycopg.connect(host=str(self.folder), user=USER, dbname="postgres", autocommit=True)
+        return self.connect("postgres")
 
     def _wait(self) -> None:
         until = time.monotonic() + START_SECONDS
@@ -116,3 +141,10 @@ def _exists(name: str) -> bool:
     except KeyError:
         return False
     return True
+
+
+def _free_port(address: str) -> int:
+    with socket.socket() as found:
+        found.bind((address, 0))
+        port: int = found.getsockname()[1]
+        return port
