@@ -96,7 +96,7 @@ class FakeBroker:
             exp=now + self.life,
             nonce=evidence.nonce,
             verifier=VerifierId(developer="tests", build="1"),
-            submods={"tdx": Appraisal(status="warning", vector={}, policy_id="p")},
+            submods={"tdx": Appraisal(status="warning", vector={}, policy_ids=["p"])},
             cnf=Confirmation(spki_sha256=evidence.keys.tls_spki_sha256),
             keys=evidence.keys,
             result=EarResult(

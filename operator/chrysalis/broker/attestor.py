@@ -18,7 +18,8 @@ from chrysalis.api.policy import Placement, SignedPolicy
 from chrysalis.api.worker import Isolation
 from chrysalis.attestation import binding, quote
 from chrysalis.attestation.appraisal import appraise
-from chrysalis.attestation.verdict import EvidenceClass, Verdict
+from chrysalis.attestation.verdict import Verdict
+from chrysalis.broker import ear_claims
 from chrysalis.broker.collateral import Candidate, CollateralCache, authority
 from chrysalis.broker.identifiers import uuid7
 from chrysalis.broker.metrics import Metrics
@@ -31,12 +32,10 @@ from chrysalis.clock import Clock, unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.receipts.objects import ReceiptKeyCertificate
 from chrysalis.wire.broker import AttestResult, Evidence, KeyRecord, NamedReason, ResultView
-from chrysalis.wire.ear import SUBMODULE, Appraisal, Confirmation, Ear, EarResult, VerifierId
+from chrysalis.wire.ear import SUBMODULE, Confirmation, Ear, EarResult, VerifierId
 
 log = logging.getLogger(__name__)
 
-AFFIRMING, WARNING = 2, 32
-"""Trustworthiness tiers of AR4SI (draft-ietf-rats-ar4si)."""
 MAX_TEXT = 512
 DEVELOPER = "https://chrysalis.dev"
 
@@ -244,7 +243,7 @@ class Attestor:
             exp=unix(verdict.expires_at),
             nonce=evidence.nonce.lower(),
             verifier=VerifierId(developer=DEVELOPER, build=f"chrysalis-broker {__version__}"),
-            submods={SUBMODULE: _appraisal(result)},
+            submods={SUBMODULE: ear_claims.appraisal(result)},
             cnf=Confirmation(spki_sha256=evidence.keys.tls_spki_sha256.lower()),
             keys=evidence.keys,
             result=result,
@@ -357,23 +356,6 @@ def check_class(record: KeyRecord, evidence_class: str) -> None:
             f"the key record does not allow {evidence_class} evidence",
             "run on hardware, or let the owner list this class in the record's evidenceClass",
         )
-
-
-def _appraisal(result: EarResult) -> Appraisal:
-    """The draft's vector: what Hardware at UpToDate in a domain of its own affirms, anything less warns."""
-    genuine = EvidenceClass(result.evidence_class) is EvidenceClass.HARDWARE and result.tcb_status == "UpToDate"
-    vector = {
-        "instance-identity": AFFIRMING,
-        "configuration": AFFIRMING if result.isolation == Isolation.POD_TD else WARNING,
-        "executables": AFFIRMING,
-        "hardware": AFFIRMING if genuine else WARNING,
-        "runtime-opaque": AFFIRMING,
-    }
-    return Appraisal(
-        status="warning" if WARNING in vector.values() else "affirming",
-        vector=vector,
-        policy_id=f"policy:{result.policy_owner}/{result.policy_name}/{result.policy_version}",
-    )
 
 
 def _named(members: dict[str, Any]) -> NamedReason:

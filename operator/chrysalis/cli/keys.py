@@ -12,11 +12,10 @@ from pydantic import ValidationError
 
 from chrysalis.api.worker import BrokerPin
 from chrysalis.cli.owner_files import EXIT_UNREACHABLE, OwnerFileError, OwnerFileReason, ask, new_owner_key, owner_key, read_text
-from chrysalis.receipts.jws import from_b64u
-from chrysalis.receipts.reasons import ReceiptError
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, KeyRecord
 from chrysalis.wire.broker_client import BrokerClient
+from chrysalis.wire.ear_keys import anchor_of
 from chrysalis.wire.pinning import pinned_context
 from chrysalis.wire.reasons import WireError, WireReason
 
@@ -116,14 +115,7 @@ def key_record(file: Path, owner: str, identity: str) -> KeyRecord:
 async def _ear_key(url: str, spki: str) -> bytes:
     async with BrokerClient(url, spki_sha256=spki) as client:
         keys = await client.jwks()
-    try:
-        (key,) = (k for k in keys["keys"] if k["crv"] == "Ed25519")
-        raw = from_b64u(key["x"])
-    except (KeyError, TypeError, ValueError, AttributeError, ReceiptError) as error:
-        raise WireError(WireReason.ANSWER_MALFORMED, f"{url} does not show one EAR key", "check the address", str(error)) from error
-    if len(raw) != 32:
-        raise WireError(WireReason.ANSWER_MALFORMED, f"{url} shows an EAR key of {len(raw)} bytes", "check the address")
-    return raw
+    return anchor_of(keys)
 
 
 def _invalid(file: Path, detail: str) -> OwnerFileError:

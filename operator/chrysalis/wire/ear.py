@@ -1,16 +1,19 @@
-"""The broker's attestation result as a signed token: an EAR (draft-ietf-rats-ear) in a JWT, Ed25519.
+"""The broker's attestation result as a signed token: an EAR (draft-ietf-rats-ear-04, an EAT of RFC 9711) in a JWT.
 
-Claims of the draft: eat_profile, iat, exp, eat_nonce, ear.verifier-id and one submodule `tdx` with ear.status and a
+Claims of the draft: eat_profile, iat, exp, eat_nonce, ear_verifier_id and submodules, `tdx` first, each with ear_status and a
 trustworthiness vector (AR4SI).  Claims of this project: cnf (the TLS key that the result is bound to), chrysalis_keys,
-chrysalis_result.  Whoever accepts the token must compare cnf with the key that its peer proves.
+chrysalis_result.  Signed with EdDSA by the pinned key itself, or with EdDSA or ES256 by a key that it certifies
+(chrysalis.wire.ear_keys).  Whoever accepts the token must compare cnf with the key that its peer proves: `require` does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
 import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import Field, ValidationError
 
@@ -19,16 +22,35 @@ from chrysalis.api.policy import Placement
 from chrysalis.api.worker import Isolation
 from chrysalis.clock import unix
 from chrysalis.receipts.jws import thumbprint
+from chrysalis.receipts.reasons import ReceiptError
+from chrysalis.wire import ear_keys
 from chrysalis.wire.broker import Keys
+from chrysalis.wire.ear_keys import Algorithm, CertifiedKey, KeyCertificate, PublicKey
 from chrysalis.wire.reasons import WireError, WireReason
 
 TYP = "eat+jwt"
-ALGORITHM = "EdDSA"
-PROFILE: Literal["tag:github.com,2023:veraison/ear"] = "tag:github.com,2023:veraison/ear"
+KEY_HEADER = "x-chrysalis-key"
+PROFILE: Literal["tag:ietf.org,2026:rats/ear#04"] = "tag:ietf.org,2026:rats/ear#04"
 SUBMODULE = "tdx"
 MAX_TOKEN_BYTES = 16 * 1024
 CLOCK_LEEWAY_SECONDS = 60
 """How far the broker's clock may be ahead of the reader's."""
+
+
+Status = Literal["none", "affirming", "warning", "contraindicated"]
+"""The tiers of AR4SI, section 3.2, weakest claim first."""
+AFFIRMING_ONLY: tuple[Status, ...] = ("affirming",)
+VectorClaim = Literal[
+    "instance-identity",
+    "configuration",
+    "executables",
+    "file-system",
+    "hardware",
+    "runtime-opaque",
+    "storage-opaque",
+    "sourced-data",
+]
+"""The claims of AR4SI, section 3.1; 0 says that nothing is claimed."""
 
 
 class VerifierId(Model):
@@ -39,11 +61,11 @@ class VerifierId(Model):
 
 
 class Appraisal(Model):
-    """One attester's appraisal in the draft's words; `warning` marks simulated evidence and weaker TCB levels."""
+    """One attester's appraisal in the draft's words; the status is the worst tier of the vector."""
 
-    status: Annotated[Literal["none", "affirming", "warning", "contraindicated"], Field(alias="ear.status")]
-    vector: Annotated[dict[str, int], Field(alias="ear.trustworthiness-vector", max_length=8)]
-    policy_id: Annotated[str, Field(alias="ear.appraisal-policy-id", max_length=256)]
+    status: Annotated[Status, Field(alias="ear_status")]
+    vector: Annotated[dict[VectorClaim, Annotated[int, Field(ge=-128, le=127)]], Field(alias="ear_trustworthiness_vector", max_length=8)]
+    policy_ids: Annotated[list[Annotated[str, Field(max_length=256)]], Field(alias="ear_appraisal_policy_ids", min_length=1, max_length=4)]
 
 
 class Confirmation(Model):
@@ -65,61 +87,124 @@ class EarResult(Model):
     policy_name: DnsLabel
     policy_version: int
     key_id: DnsLabel
+    key_version: int = 1  # of the key record in which the model key itself was last replaced
     model_digest: Sha256Digest
 
 
 class Ear(Model):
     """The token's claims."""
 
-    profile: Annotated[Literal["tag:github.com,2023:veraison/ear"], Field(alias="eat_profile")] = PROFILE
+    profile: Annotated[Literal["tag:ietf.org,2026:rats/ear#04"], Field(alias="eat_profile")] = PROFILE
     jti: Annotated[str, Field(max_length=36)]  # the result's id
     iat: int
     exp: int
     nonce: Annotated[Hex32, Field(alias="eat_nonce")]
-    verifier: Annotated[VerifierId, Field(alias="ear.verifier-id")]
+    verifier: Annotated[VerifierId, Field(alias="ear_verifier_id")]
     submods: Annotated[dict[str, Appraisal], Field(min_length=1, max_length=16)]
     cnf: Confirmation
     keys: Annotated[Keys, Field(alias="chrysalis_keys")]
     result: Annotated[EarResult, Field(alias="chrysalis_result")]
 
-    def sign(self, key: Ed25519PrivateKey) -> str:
-        """The compact token."""
+    def sign(self, key: Ed25519PrivateKey | CertifiedKey) -> str:
+        """The compact token, signed by the pinned key itself or by a certified one."""
+        if isinstance(key, CertifiedKey):
+            headers = {"typ": TYP, "kid": key.kid, KEY_HEADER: key.token}
+            return jwt.encode(self.to_json_dict(), key.private, algorithm=key.certificate.jwk.algorithm.value, headers=headers)
         headers = {"typ": TYP, "kid": thumbprint(key.public_key().public_bytes_raw())}
-        return jwt.encode(self.to_json_dict(), key, algorithm=ALGORITHM, headers=headers)
+        return jwt.encode(self.to_json_dict(), key, algorithm=Algorithm.EDDSA.value, headers=headers)
 
 
 def verify(token: str, ear_key: bytes, now: datetime) -> Ear:
-    """Check signature (raw Ed25519 key), form and times; raises WireError: EarMalformed, EarSignatureInvalid, EarExpired."""
+    """Judge a token by the broker's pinned key (raw Ed25519).
+
+    1. The header: typ, and EdDSA or ES256, never anything else.  2. The key: the pinned one, or one that it certifies, of the kid and
+    the kind that the header names.  3. The signature.  4. The claims, none missing and none unknown.  5. The result's own time.
+    6. The certified key's time: it signed within its window, and what it signed still verifies.
+
+    Raises WireError: EarMalformed, EarSignatureInvalid, EarExpired.
+    """
     if len(token) > MAX_TOKEN_BYTES:
         raise _malformed(f"{len(token)} bytes; at most {MAX_TOKEN_BYTES} are read")
+    certificate: KeyCertificate | None = None
     try:
-        if jwt.get_unverified_header(token).get("typ") != TYP:
+        header = jwt.get_unverified_header(token)
+        if header.get("typ") != TYP:  # 1
             raise _malformed("the token's typ is not " + TYP)
-        # Times are checked below, with the caller's clock; PyJWT would ask the system.
-        claims: dict[str, Any] = jwt.decode(
-            token,
-            Ed25519PublicKey.from_public_bytes(ear_key),
-            algorithms=[ALGORITHM],
-            options={"verify_exp": False, "verify_iat": False, "verify_nbf": False, "verify_aud": False, "verify_jti": False},
-        )
-        ear = Ear.model_validate(claims)
+        algorithm = Algorithm(header["alg"])
+        key: PublicKey = Ed25519PublicKey.from_public_bytes(ear_key)  # 2
+        if KEY_HEADER in header:
+            certificate = ear_keys.open_certificate(str(header[KEY_HEADER]), ear_key)
+            if header.get("kid") != certificate.jwk.kid:
+                raise _malformed("the certified key is not the one that kid names")
+            key = certificate.jwk.public_key()
+        if algorithm is not (certificate.jwk.algorithm if certificate else Algorithm.EDDSA):
+            raise _malformed("the algorithm is not that of the key")
+        ear = _open(token, key, algorithm)  # 3, 4
     except jwt.InvalidSignatureError as error:
         raise WireError(
             WireReason.EAR_SIGNATURE_INVALID,
             "the attestation result is not signed by the pinned broker",
             "compare the EAR key with the one in the worker's spec.broker",
         ) from error
-    except (jwt.PyJWTError, ValidationError, ValueError, RecursionError) as error:
+    except (jwt.PyJWTError, ReceiptError, KeyError, ValidationError, ValueError, RecursionError, UnsupportedAlgorithm) as error:
         raise _malformed(str(error)[:1024]) from error
     at = unix(now)
-    if at >= ear.exp or ear.iat > at + CLOCK_LEEWAY_SECONDS:
-        raise WireError(
-            WireReason.EAR_EXPIRED,
-            "the attestation result is expired, or from the future",
-            "ask the worker again: it renews its result; check this machine's clock",
-            f"issued {ear.iat}, expires {ear.exp}, now {at}",
+    if at >= ear.exp or ear.iat > at + CLOCK_LEEWAY_SECONDS:  # 5
+        raise _expired("the attestation result is expired, or from the future", f"issued {ear.iat}, expires {ear.exp}, now {at}")
+    if certificate and not (certificate.nbf <= ear.iat < certificate.signs_until and at < certificate.exp):  # 6
+        raise _expired(
+            "the attestation result was signed outside of its key's time, or the key's time is over",
+            f"issued {ear.iat}, key signs {certificate.nbf} to {certificate.signs_until}, verifies until {certificate.exp}, now {at}",
         )
     return ear
+
+
+def require(
+    ear: Ear,
+    *,
+    tls_spki_sha256: bytes,
+    nonce: bytes | None = None,
+    statuses: Collection[Status] = AFFIRMING_ONLY,
+    evidence_classes: Collection[str] = ("Hardware",),
+    placements: Collection[Placement] = (Placement.EXTERNAL, Placement.IN_TD),
+) -> None:
+    """What a relying party asks of a verified result before it uses the connection.
+
+    tls_spki_sha256: of the key that the peer proved in this very TLS handshake.  nonce: the reader's own, where it gave the
+    challenge.  statuses: tiers that every submodule may have.  The defaults accept hardware judged by a broker that its operator
+    cannot impersonate, and nothing simulated.  Raises WireError (EarClaimMismatch).
+    """
+    found: dict[str, tuple[object, bool]] = {
+        "cnf": (ear.cnf.spki_sha256, ear.cnf.spki_sha256.lower() == tls_spki_sha256.hex()),
+        "eat_nonce": (ear.nonce, nonce is None or ear.nonce.lower() == nonce.hex()),
+        "evidenceClass": (ear.result.evidence_class, ear.result.evidence_class in evidence_classes),
+        "placement": (ear.result.placement.value, ear.result.placement in placements),
+    }
+    for name, appraisal in ear.submods.items():
+        found[f"submods.{name}.ear_status"] = (appraisal.status, appraisal.status in statuses)
+    for claim, (value, good) in found.items():
+        if not good:
+            raise WireError(
+                WireReason.EAR_CLAIM_MISMATCH,
+                f"the attestation result's {claim} is not what this reader asks for",
+                "do not use this peer for this; or ask for less, knowingly",
+                f"found {value}",
+            )
+
+
+def _open(token: str, key: PublicKey, algorithm: Algorithm) -> Ear:
+    # Times are checked by the caller, with its clock; PyJWT would ask the system.
+    claims: dict[str, Any] = jwt.decode(
+        token,
+        key,
+        algorithms=[algorithm.value],
+        options={"verify_exp": False, "verify_iat": False, "verify_nbf": False, "verify_aud": False, "verify_jti": False},
+    )
+    return Ear.model_validate(claims)
+
+
+def _expired(message: str, detail: str) -> WireError:
+    return WireError(WireReason.EAR_EXPIRED, message, "ask the worker again: it renews its result; check this machine's clock", detail)
 
 
 def _malformed(detail: str) -> WireError:
