@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from chrysalis.broker.callers import Callers, KubernetesReviewer
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.settings import KubernetesSettings
+from chrysalis.broker.tenants import Tenant, Tenants
 from chrysalis.clock import ManualClock
 from chrysalis.wire import owner_token
 from chrysalis.wire.owner_token import OwnerToken
@@ -82,7 +83,8 @@ def test_failures_are_not_answers(api: Api, code: int, status: Any) -> None:
 
 
 def callers(clock: ManualClock, *owners: Ed25519PrivateKey) -> Callers:
-    return Callers(owners=[o.public_key().public_bytes_raw() for o in owners], service_accounts=[], reviewer=None, clock=clock)
+    tenants = [Tenant(name=f"t{i}", owners=[o.public_key().public_bytes_raw().hex()]) for i, o in enumerate(owners)]
+    return Callers(tenants=Tenants(tenants), clock=clock)
 
 
 def test_owners(clock: ManualClock) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from anyio import CapacityLimiter
+
 from chrysalis.broker.attestor import Attestor
 from chrysalis.broker.callers import Callers
+from chrysalis.broker.certificates import ClientCertificates
 from chrysalis.broker.collateral import CollateralCache
 from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.nonces import Nonces
@@ -15,6 +18,9 @@ from chrysalis.broker.settings import Settings
 from chrysalis.broker.state_keys import StateKeys
 from chrysalis.broker.store import Store
 from chrysalis.clock import Clock
+
+CHECKS = 8
+"""Callers that are checked at once.  A check may wait for another service; it shall not hold the threads that judge evidence."""
 
 
 @dataclass
@@ -37,6 +43,8 @@ class Deps:
     results: Results
     records: OwnersRecords
     callers: Callers
+    certificates: ClientCertificates
     collateral: CollateralCache
     metrics: Metrics
+    checks: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CHECKS))
     beat: Heartbeat = field(default_factory=Heartbeat)

@@ -16,18 +16,22 @@ from chrysalis.broker import audit, database_settings, logs, settings, state_key
 from chrysalis.broker.app import HOUSEKEEPING_SECONDS, create_app
 from chrysalis.broker.attestor import Attestor
 from chrysalis.broker.callers import Callers, KubernetesReviewer, TokenReviewer
+from chrysalis.broker.certificates import ClientCertificates
 from chrysalis.broker.collateral import CollateralCache
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.encryption import RootKeyEncryption
 from chrysalis.broker.health import Check, PlainServer
+from chrysalis.broker.judging import Judge
 from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.nonces import Nonces
+from chrysalis.broker.oidc import OidcVerifier
 from chrysalis.broker.pccs import CollateralFetcher, PccsFetcher
 from chrysalis.broker.reasons import BrokerError
 from chrysalis.broker.records import OwnersRecords
 from chrysalis.broker.release import Results
 from chrysalis.broker.settings import Settings
 from chrysalis.broker.store import Store
+from chrysalis.broker.tenants import Tenants
 from chrysalis.clock import Clock, SystemClock
 
 log = logging.getLogger(__name__)
@@ -53,6 +57,7 @@ def assemble(
     store = Store(database_settings.url_of(configuration.database, configuration.state_dir))
     audit.verify(store.audit_log())
     metrics = Metrics()
+    certificates = ClientCertificates(configuration.tenants, clock)
     if fetcher is None and configuration.collateral.url is not None:
         fetcher = PccsFetcher(configuration.collateral)
     if reviewer is None and configuration.kubernetes is not None:
@@ -62,6 +67,7 @@ def assemble(
         collateral.preload(path)
     encryption = RootKeyEncryption(keys.root_key)
     records = OwnersRecords(store=store, owners=configuration.owner_keys, encryption=encryption, clock=clock)
+    judge = Judge(store=store, records=records, collateral=collateral, keys=keys, placement=configuration.placement)
     nonces = Nonces(keys.nonce_key, clock, configuration.nonce_seconds)
     return Deps(
         settings=configuration,
@@ -71,9 +77,8 @@ def assemble(
         nonces=nonces,
         attestor=Attestor(
             store=store,
-            records=records,
+            judge=judge,
             nonces=nonces,
-            collateral=collateral,
             keys=keys,
             placement=configuration.placement,
             clock=clock,
@@ -82,11 +87,14 @@ def assemble(
         results=Results(store=store, records=records, encryption=encryption, keys=keys, clock=clock, metrics=metrics),
         records=records,
         callers=Callers(
-            owners=configuration.owner_keys,
-            service_accounts=configuration.kubernetes.service_accounts if configuration.kubernetes else (),
+            tenants=Tenants(configuration.tenants),
+            readers=configuration.kubernetes.service_accounts if configuration.kubernetes else (),
             reviewer=reviewer,
+            providers=[OidcVerifier(provider, clock) for provider in configuration.oidc],
+            certificates=certificates,
             clock=clock,
         ),
+        certificates=certificates,
         collateral=collateral,
         metrics=metrics,
     )
@@ -111,6 +119,7 @@ def tls_server(deps: Deps) -> uvicorn.Server:
     if config.ssl is None:
         raise AssertionError("a TLS server without TLS")
     config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
+    deps.certificates.load_into(config.ssl)
     return uvicorn.Server(config)
 
 

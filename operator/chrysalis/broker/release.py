@@ -5,9 +5,9 @@ from __future__ import annotations
 import base64
 import logging
 
-from chrysalis.broker.attestor import check_class, check_isolation
 from chrysalis.broker.callers import Caller
 from chrysalis.broker.encryption import KeyEncryption
+from chrysalis.broker.judging import check_class, check_isolation
 from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.records import OwnersRecords, key_context
@@ -104,22 +104,38 @@ class Results:
     ) -> list[ResultView]:
         """Results that match, newest first; with after, the next younger ones.  Raises BrokerError (ResultUnknown)."""
         found = self._store.results(
-            namespace=namespace, worker=worker, pod_uid=pod_uid, verdict=verdict, owner=caller.owner, after=after, limit=limit
+            namespace=namespace,
+            worker=worker,
+            pod_uid=pod_uid,
+            verdict=verdict,
+            owners=caller.owners,
+            namespaces=caller.namespaces,
+            after=after,
+            limit=limit,
         )
         return [_view(result) for result in found]
 
     def revoke(self, caller: Caller, result_id: str) -> ResultView:
-        """End a result before its time; only the owner of its key may.  Raises BrokerError (CallerNotAllowed, ResultUnknown)."""
-        if not caller.owner:
-            raise BrokerError(BrokerReason.CALLER_NOT_ALLOWED, "only an owner may revoke", "send a token signed by the owner's key")
+        """End a result before its time; its key's owner may, and its tenant's administrators in role OwnerAdmin.
+
+        Raises BrokerError (CallerNotAllowed, ResultUnknown).
+        """
         result, now = self._of(caller, result_id), unix(self._clock.now())
+        if not caller.changes(result.owner):
+            raise BrokerError(
+                BrokerReason.CALLER_NOT_ALLOWED,
+                "only the owner of its key, or an OwnerAdmin of its tenant, may revoke a result",
+                "send a token signed by the owner's key, or come in that role",
+            )
         document = {"resultId": result_id, "keyId": result.key_id, "by": caller.name, "reason": REVOKED_BY_OWNER}
-        self._store.revoke([Revocation(result_id, REVOKED_BY_OWNER, "the owner of the key revoked it", document)], now)
+        self._store.revoke(
+            [Revocation(result_id, REVOKED_BY_OWNER, "the owner of the key revoked it, or an administrator of the tenant", document)], now
+        )
         return _view(self._of(caller, result_id))
 
     def _of(self, caller: Caller, result_id: str) -> StoredResult:
         result = self._store.result(result_id)
-        if result is None or (caller.owner and result.owner != caller.owner):
+        if result is None or not caller.sees(result.owner, result.namespace):
             raise BrokerError(BrokerReason.RESULT_UNKNOWN, "there is no such result", "list the results with GET /v1/results")
         return result
 

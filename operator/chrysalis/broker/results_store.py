@@ -6,7 +6,7 @@ of a result takes the next number of the change sequence; a result's `seq` is th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -148,20 +148,23 @@ class ResultsRoom(Room):
         worker: str = "",
         pod_uid: str = "",
         verdict: str = "",
-        owner: str = "",
+        owners: Collection[str] | None = None,
+        namespaces: Collection[str] | None = None,
         after: str = "",
         limit: int = 100,
     ) -> list[StoredResult]:
         """Results that match every given filter, newest first; with after, the next `limit` younger ones than that.
 
-        Raises BrokerError (ResultUnknown) when `after` is not known (any more).
+        owners, namespaces: where given, only results of these key records' owners, that claim one of these namespaces.
+        Raises BrokerError (ResultUnknown) when `after` is not known (any more), or not one of those.
         """
         c = results.c
-        query = select(results).where(*_filters(namespace, worker, pod_uid, verdict, owner)).limit(limit)
+        query = select(results).where(*_filters(namespace, worker, pod_uid, verdict, owners, namespaces)).limit(limit)
         with self.database.reading() as db:
             if not after:
                 return [_to_result(row) for row in db.execute(query.order_by(c.seq.desc())).mappings()]
-            seq = db.execute(select(c.seq).where(c.result_id == after)).scalar_one_or_none()
+            visible = _filters("", "", "", "", owners, namespaces)
+            seq = db.execute(select(c.seq).where(c.result_id == after, *visible)).scalar_one_or_none()
             if seq is None:
                 raise BrokerError(BrokerReason.RESULT_UNKNOWN, "the result named by `after` is not known", "read again without `after`")
             rows = db.execute(query.where(c.seq > seq).order_by(c.seq)).mappings().all()
@@ -182,7 +185,8 @@ class ResultsRoom(Room):
         worker: str = "",
         pod_uid: str = "",
         verdict: str = "",
-        owner: str = "",
+        owners: Collection[str] | None = None,
+        namespaces: Collection[str] | None = None,
         limit: int = 100,
     ) -> list[tuple[int, StoredResult]]:
         """Results that changed after a number and match every given filter, in the order of their last change.
@@ -190,7 +194,7 @@ class ResultsRoom(Room):
         A result that changed several times stands there once, as it is now, under the number of its last change.
         """
         c = results.c
-        query = select(results).where(c.changed > after, *_filters(namespace, worker, pod_uid, verdict, owner))
+        query = select(results).where(c.changed > after, *_filters(namespace, worker, pod_uid, verdict, owners, namespaces))
         with self.database.reading() as db:
             rows = db.execute(query.order_by(c.changed).limit(limit)).mappings().all()
         return [(int(row["changed"]), _to_result(row)) for row in rows]
@@ -271,10 +275,13 @@ class ResultsRoom(Room):
         return self.database.transact(write)
 
 
-def _filters(namespace: str, worker: str, pod_uid: str, verdict: str, owner: str) -> list[ColumnElement[bool]]:
+def _filters(
+    namespace: str, worker: str, pod_uid: str, verdict: str, owners: Collection[str] | None, namespaces: Collection[str] | None
+) -> list[ColumnElement[bool]]:
     c = results.c
-    wanted = ((c.namespace, namespace), (c.worker, worker), (c.pod_uid, pod_uid), (c.verdict, verdict), (c.owner, owner))
-    return [column == value for column, value in wanted if value]
+    wanted = ((c.namespace, namespace), (c.worker, worker), (c.pod_uid, pod_uid), (c.verdict, verdict))
+    among = ((c.owner, owners), (c.namespace, namespaces))
+    return [column == value for column, value in wanted if value] + [column.in_(values) for column, values in among if values is not None]
 
 
 def _spend(db: Connection, nonce: str, expires_at: int, now: int) -> bool:

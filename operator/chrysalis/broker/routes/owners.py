@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from chrysalis.api.policy import Envelope
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.messages import MAX_ENVELOPE_BODY, MAX_SMALL_BODY, answer, body, label, parse
+from chrysalis.broker.routes.authentication import caller_of
 
 
 def register(app: FastAPI, deps: Deps) -> None:
@@ -28,5 +29,5 @@ def register(app: FastAPI, deps: Deps) -> None:
     @app.post("/v1/results/{result_id}:revoke")
     async def revoke(request: Request, result_id: str) -> Response:
         await body(request, MAX_SMALL_BODY)
-        caller = await run_in_threadpool(deps.callers.authenticate, request.headers.get("authorization", ""))
+        caller = await caller_of(request, deps)
         return answer(await run_in_threadpool(deps.results.revoke, caller, result_id[:64]))

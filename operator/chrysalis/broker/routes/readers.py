@@ -7,6 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.messages import answer, malformed
+from chrysalis.broker.routes.authentication import caller_of
 from chrysalis.receipts.jws import b64u, thumbprint
 from chrysalis.wire.broker import ResultList
 
@@ -20,7 +21,7 @@ def register(app: FastAPI, deps: Deps) -> None:
 
     @app.get("/v1/results")
     async def results(request: Request) -> Response:
-        caller = await run_in_threadpool(deps.callers.authenticate, request.headers.get("authorization", ""))
+        caller = await caller_of(request, deps)
         query = dict(request.query_params)
         if unknown := set(query) - LIST_PARAMETERS:
             raise malformed("the query", f"unknown parameters: {', '.join(sorted(unknown))[:256]}")
@@ -43,7 +44,7 @@ def register(app: FastAPI, deps: Deps) -> None:
 
     @app.get("/v1/results/{result_id}")
     async def result(request: Request, result_id: str) -> Response:
-        caller = await run_in_threadpool(deps.callers.authenticate, request.headers.get("authorization", ""))
+        caller = await caller_of(request, deps)
         return answer(await run_in_threadpool(deps.results.view, caller, result_id[:64]))
 
     @app.get("/.well-known/jwks.json")

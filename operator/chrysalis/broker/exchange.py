@@ -1,0 +1,40 @@
+"""One bounded HTTP exchange with a service that the broker asks: whole-exchange deadline, size limit, no redirects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import httpx
+
+from chrysalis.clock import Clock
+
+
+def exchange(
+    http: httpx.Client,
+    method: str,
+    url: str,
+    *,
+    clock: Clock,
+    seconds: float,
+    max_bytes: int,
+    json: Any = None,
+    headers: Mapping[str, str] | None = None,
+) -> bytes:
+    """The body of a successful answer.
+
+    Raises ValueError for another status, more than max_bytes, or an answer that takes longer than `seconds` as a whole (a
+    client's own timeouts are for each read, so a peer that drips could hold a thread for hours); httpx.HTTPError otherwise.
+    """
+    deadline = clock.monotonic() + seconds
+    body = bytearray()
+    with http.stream(method, url, json=json, headers=headers, follow_redirects=False, timeout=seconds) as response:
+        if not response.is_success:
+            raise ValueError(f"{url} answered {response.status_code}")
+        for piece in response.iter_bytes(chunk_size=None):
+            body += piece
+            if len(body) > max_bytes:
+                raise ValueError(f"{url} answered over {max_bytes} bytes")
+            if clock.monotonic() > deadline:
+                raise ValueError(f"{url} took over {seconds:g} s to answer")
+    return bytes(body)
