@@ -1,0 +1,75 @@
+"""The bundle's form: one content, one file; bounded, strict, and described by the published schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from chrysalis.wire.bundle import MAX_BUNDLE_BYTES, BundleFile, canonical, digest, to_bytes
+from chrysalis.wire.reasons import WireError, WireReason
+
+Document = dict[str, Any]
+
+
+def document(file: bytes) -> Document:
+    found: Document = json.loads(file)
+    return found
+
+
+def test_a_file_reads_back_as_what_was_written(make: Callable[..., bytes]) -> None:
+    file = make()
+    read = BundleFile.read(file)
+    assert to_bytes(read.bundle) == file
+    assert read.digest == digest(file) == "sha256:" + hashlib.sha256(file).hexdigest()
+    assert read.bare_digest != read.digest
+    assert len(file) < 64 * 1024
+
+
+def without(name: str) -> Callable[[Document], bytes]:
+    return lambda d: canonical({key: value for key, value in d.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "detail"),
+    [
+        ("spaces", lambda d: json.dumps(d).encode() + b"\n", "canonical"),
+        ("no newline", lambda d: canonical(d)[:-1], "canonical"),
+        ("two newlines", lambda d: canonical(d) + b"\n", "canonical"),
+        ("other order", lambda d: json.dumps(dict(reversed(d.items())), separators=(",", ":")).encode() + b"\n", "canonical"),
+        ("twice", lambda d: canonical(d).replace(b'{"broker"', b'{"source":"Broker","broker"', 1), "twice"),
+        ("float", lambda d: canonical(d | {"madeAt": 1}).replace(b'"madeAt":1', b'"madeAt":1.5'), "whole number"),
+        ("NaN", lambda d: canonical(d | {"madeAt": 1}).replace(b'"madeAt":1', b'"madeAt":NaN'), "whole number"),
+        ("unknown member", lambda d: canonical(d | {"extra": 1}), "extra"),
+        ("unknown member inside", lambda d: canonical(d | {"evidence": d["evidence"] | {"extra": 1}}), "extra"),
+        ("other version", lambda d: canonical(d | {"schemaVersion": "chrysalis/bundle/v2"}), "schemaVersion"),
+        ("no version", without("schemaVersion"), "schemaVersion"),
+        ("no evidence", without("evidence"), "evidence"),
+        ("two policies", lambda d: canonical(d | {"policy": {}}), "exactly one"),
+        ("naive time", lambda d: canonical(d | {"judgedAt": "2026-11-01T12:00:00"}), "judgedAt"),
+        ("part of a second", lambda d: canonical(d | {"judgedAt": "2026-11-01T12:00:00.5Z"}), "whole seconds"),
+        ("a list", lambda d: b"[]\n", "not one JSON object"),
+        ("nothing", lambda d: b"", "Expecting value"),
+        ("not UTF-8", lambda d: b'{"a":"\xff"}', "decode"),
+        ("half a surrogate", lambda d: b'{"schemaVersion":"chrysalis/bundle/v1","x":"\\ud800"}\n', "surrogates"),
+        ("deep", lambda d: b"[" * 100_000, "recursion"),
+    ],
+)
+def test_any_other_form_is_refused(make: Callable[..., bytes], name: str, change: Callable[[Document], bytes], detail: str) -> None:
+    with pytest.raises(WireError) as refused:
+        BundleFile.read(change(document(make())))
+    assert refused.value.reason == WireReason.BUNDLE_MALFORMED
+    assert detail in refused.value.detail
+    assert BundleFile.read(canonical(document(make())))  # the twin
+
+
+def test_a_file_over_the_bound_is_not_parsed() -> None:
+    with pytest.raises(WireError) as refused:
+        BundleFile.read(b" " * (MAX_BUNDLE_BYTES + 1))
+    assert refused.value.reason == WireReason.BUNDLE_TOO_LARGE
+    with pytest.raises(WireError) as refused:
+        BundleFile.read(b" " * MAX_BUNDLE_BYTES)
+    assert refused.value.reason == WireReason.BUNDLE_MALFORMED
