@@ -49,7 +49,7 @@ def test_the_forms_of_a_file(form: bytes) -> None:
     [
         (b"hello", "QuoteUnreadable"),
         (b"-----BEGIN CERTIFICATE-----\nAAAA\n", "QuoteUnreadable"),
-        (base64.b64encode(QUOTE), "QuoteUnreadable"),
+        (base64.b64encode(b"hello, world"), "QuoteUnreadable"),
         (b"{}", "QuoteUnreadable"),
         (b'{"quote": "04', "QuoteUnreadable"),
         (b'{"quote":' + b"[" * 50_000, "QuoteUnreadable"),

@@ -6,6 +6,7 @@ reading, since it would override the quote's own chain.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -38,6 +39,7 @@ class Document:
     """The facts of a signed JSON document (TCB info or QE identity) that freshness and matching need."""
 
     id: str
+    version: int
     issue_date: datetime
     next_update: datetime
     evaluation_data_number: int
@@ -98,6 +100,11 @@ class Collateral:
         return json.dumps(document, separators=(",", ":"), sort_keys=True)
 
     @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of `to_json`: the name of exactly these documents."""
+        return hashlib.sha256(self.to_json().encode("utf-8", "surrogatepass")).digest()
+
+    @cached_property
     def qvl(self) -> Any:
         """The same documents for dcap-qvl."""
         return dcap_qvl.QuoteCollateralV3(
@@ -153,6 +160,12 @@ class Collateral:
         return common_name(self.qe_chain[0])
 
     @cached_property
+    def issuer_expiry(self) -> Expiry:
+        """When the first certificate of the PCK CRL's issuer chain ends."""
+        certificates = chain(self.pck_crl_issuer_chain.encode(), "PCK CRL issuer chain")
+        return Expiry(min(certificate.not_valid_after_utc for certificate in certificates), "pckCrlIssuer.notAfter")
+
+    @cached_property
     def expiries(self) -> tuple[Expiry, ...]:
         """When each part of the collateral ends."""
         signers = min(certificate.not_valid_after_utc for certificate in (*self.tcb_chain, *self.qe_chain))
@@ -191,6 +204,7 @@ def read_document(text: str, what: str) -> Document:
         document = json.loads(text)
         return Document(
             id=str(document["id"]),
+            version=int(document["version"]),
             issue_date=parse_rfc3339(document["issueDate"]),
             next_update=parse_rfc3339(document["nextUpdate"]),
             evaluation_data_number=int(document["tcbEvaluationDataNumber"]),

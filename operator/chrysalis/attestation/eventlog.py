@@ -1,8 +1,8 @@
 """The boot event log (TCG2 crypto-agile, as CCEL carries it): parsing with bounds, and replay to RTMR0–3.
 
 A log that replays proves the order and the digests of its events, not that their data is true: in real logs most digests
-are not the hash of the data beside them.  Nothing here trusts a datum.  Source: TCG PC Client Platform Firmware Profile,
-section 10, and the UEFI CC measurement protocol (register index 1–4 = RTMR0–3).
+are not the hash of the data beside them.  Nothing here trusts a datum; event_data.py says which may be.  Source: TCG PC
+Client Platform Firmware Profile, section 10, and the UEFI CC measurement protocol (register index 1–4 = RTMR0–3).
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ MAX_EVENTS = 4096
 MAX_DIGESTS = 8
 MAX_ALGORITHMS = 8
 EV_NO_ACTION = 3
+EV_SEPARATOR = 4
 SHA384 = 0x000C
 SIGNATURE = b"Spec ID Event03\0"
 DIGEST_BYTES = {0x0004: 20, 0x000B: 32, 0x000C: 48, 0x000D: 64, 0x0012: 32}
 """TPM algorithm ids and the size of their digests: SHA-1, SHA-256, SHA-384, SHA-512, SM3-256."""
 RTMRS = 4
+ACPI_TABLE = b"CCEL"
+"""Signature of the ACPI table that says where the log is (ACPI 6.5, section 5.2.34); it is not the log."""
+_HEAD = struct.Struct("<III")
+_PAIR = struct.Struct("<HH")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Event:
     """One entry: the measurement register's index (1–4 = RTMR0–3), its TCG type, digests by algorithm, data."""
 
@@ -36,44 +41,29 @@ class Event:
     data: bytes
 
 
-class _Reader:
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.position = 0
-
-    def take(self, count: int) -> bytes:
-        end = self.position + count
-        if end > len(self.data):
-            raise _malformed(f"the event log ends within an entry, at byte {self.position}")
-        part = self.data[self.position : end]
-        self.position = end
-        return part
-
-    def u32(self) -> int:
-        (value,) = struct.unpack("<I", self.take(4))
-        return int(value)
-
-    def u16(self) -> int:
-        (value,) = struct.unpack("<H", self.take(2))
-        return int(value)
-
-
 def parse(log: bytes) -> list[Event]:
     """The events behind the header, in order; raises AttestationError (EventLogMalformed)."""
-    if len(log) > MAX_LOG_BYTES:
-        raise _malformed(f"the event log has {len(log)} bytes; at most {MAX_LOG_BYTES} are read")
-    reader = _Reader(log)
-    algorithms = _header(reader)
+    size = len(log)
+    if size > MAX_LOG_BYTES:
+        raise _malformed(f"the event log has {size} bytes; at most {MAX_LOG_BYTES} are read")
+    if log[:4] == ACPI_TABLE:
+        raise _malformed("this is the ACPI table CCEL, which says where the log is, and not the log (…/tables/data/CCEL)")
+    if log[:1] in (b"[", b"{"):
+        raise _malformed("this is a log in JSON; only the firmware's own binary log is read")
+    algorithms, position = _header(log)
     events: list[Event] = []
-    while len(log) - reader.position >= 8:
-        rest = log[reader.position : reader.position + 8]
-        if rest[:4] == b"\xff" * 4 or rest == bytes(8):  # the unused part of the firmware's table
-            break
+    while size - position >= 8:
+        if log[position : position + 4] == b"\xff" * 4 or log[position : position + 8] == bytes(8):
+            break  # the unused part of the firmware's table
         if len(events) == MAX_EVENTS:
             raise _malformed(f"the event log has more than {MAX_EVENTS} events")
-        events.append(_event(reader, algorithms))
-    if log[reader.position :].strip(b"\xff").strip(b"\0"):
-        raise _malformed(f"bytes that are no event follow at {reader.position}")
+        try:
+            event, position = _event(log, position, algorithms)
+        except struct.error:
+            raise _cut(position) from None
+        events.append(event)
+    if log[position:].strip(b"\xff").strip(b"\0"):
+        raise _malformed(f"bytes that are no event follow at {position}")
     return events
 
 
@@ -93,41 +83,82 @@ def replay(events: Sequence[Event]) -> tuple[bytes, bytes, bytes, bytes]:
     return registers[0], registers[1], registers[2], registers[3]
 
 
-def _header(reader: _Reader) -> dict[int, int]:
-    """Read the Spec ID event; returns the digest size of each algorithm that it declares."""
-    reader.take(4)  # register index
-    kind = reader.u32()
-    reader.take(20)  # a SHA-1 digest, all zeros
-    spec = _Reader(reader.take(reader.u32()))
-    if kind != EV_NO_ACTION or spec.data[: len(SIGNATURE)] != SIGNATURE:
+def separators(events: Sequence[Event]) -> None:
+    """Refuse logs whose separators could mislead; raises AttestationError (EventLogSeparatorInvalid).
+
+    A separator says that a phase of the boot is over.  Each measures its own four bytes, all 0 or all 1 bits (anything else
+    reports an error of the firmware: TCG PC Client Platform Firmware Profile, section 10.4.5), and stands once in its
+    register.  RTMR0 holds two TPM registers, so it may have two: behind the secure boot variables and at the boot itself.
+    """
+    counts = [0] * RTMRS
+    last_is_separator = [False] * RTMRS
+    for number, event in enumerate(events):
+        index = event.register - 1
+        if event.type == EV_NO_ACTION or not 0 <= index < RTMRS:
+            continue
+        if event.type == EV_SEPARATOR:
+            counts[index] += 1
+            if event.data not in (bytes(4), b"\xff" * 4) or event.digests.get(SHA384) != hashlib.sha384(event.data).digest():
+                raise _separator(f"event {number} is a separator that reports an error, or whose digest is not of its data")
+            if last_is_separator[index] or counts[index] > (2 if index == 0 else 1):
+                raise _separator(f"event {number} repeats the separator of RTMR{index}")
+        last_is_separator[index] = event.type == EV_SEPARATOR
+
+
+def _header(log: bytes) -> tuple[dict[int, int], int]:
+    """Read the Spec ID event: the digest size of each algorithm that it declares, and where the events begin."""
+    if len(log) < 32:
+        raise _cut(0)
+    (kind,) = struct.unpack_from("<I", log, 4)
+    (size,) = struct.unpack_from("<I", log, 28)
+    end = 32 + size
+    spec = log[32:end]
+    if kind != EV_NO_ACTION or spec[: len(SIGNATURE)] != SIGNATURE:
         raise _malformed("the event log does not begin with a Spec ID Event03")
-    spec.take(24)
-    count = spec.u32()
+    if end > len(log) or size < 28:
+        raise _cut(0)
+    (count,) = struct.unpack_from("<I", spec, 24)
     if not 1 <= count <= MAX_ALGORITHMS:
         raise _malformed(f"the event log declares {count} digest algorithms")
-    algorithms = {}
-    for _ in range(count):
-        algorithm, size = spec.u16(), spec.u16()
-        if DIGEST_BYTES.get(algorithm) != size:
-            raise _malformed(f"the event log declares algorithm {algorithm:#06x} with {size} bytes")
-        algorithms[algorithm] = size
+    if len(spec) < 28 + 4 * count:
+        raise _cut(0)
+    algorithms: dict[int, int] = {}
+    for number in range(count):
+        algorithm, digest_bytes = _PAIR.unpack_from(spec, 28 + 4 * number)
+        if DIGEST_BYTES.get(algorithm) != digest_bytes or algorithm in algorithms:
+            raise _malformed(f"the event log declares algorithm {algorithm:#06x} twice or with {digest_bytes} bytes")
+        algorithms[algorithm] = digest_bytes
     if SHA384 not in algorithms:
         raise _malformed("the event log has no SHA-384 digests")
-    return algorithms
+    return algorithms, end
 
 
-def _event(reader: _Reader, algorithms: dict[int, int]) -> Event:
-    register, kind, count = reader.u32(), reader.u32(), reader.u32()
+def _event(log: bytes, start: int, algorithms: dict[int, int]) -> tuple[Event, int]:
+    register, kind, count = _HEAD.unpack_from(log, start)
     if count > MAX_DIGESTS:
-        raise _malformed(f"an event has {count} digests, at byte {reader.position}")
+        raise _malformed(f"an event has {count} digests, at byte {start}")
+    position = start + 12
     digests: dict[int, bytes] = {}
     for _ in range(count):
-        algorithm = reader.u16()
+        algorithm = int.from_bytes(log[position : position + 2], "little")
         size = algorithms.get(algorithm)
         if size is None or algorithm in digests:
-            raise _malformed(f"an event has an undeclared or repeated digest algorithm {algorithm:#06x}, at byte {reader.position}")
-        digests[algorithm] = reader.take(size)
-    return Event(register, kind, digests, reader.take(reader.u32()))
+            raise _malformed(f"an event has an undeclared or repeated digest algorithm {algorithm:#06x}, at byte {position}")
+        digests[algorithm] = log[position + 2 : position + 2 + size]
+        position += 2 + size
+    begin = position + 4
+    end = begin + int.from_bytes(log[position:begin], "little")
+    if begin > len(log) or end > len(log):
+        raise _cut(start)
+    return Event(register, kind, digests, log[begin:end]), end
+
+
+def _cut(position: int) -> AttestationError:
+    return _malformed(f"the event log ends within the entry at byte {position}")
+
+
+def _separator(message: str) -> AttestationError:
+    return AttestationError(AttestationReason.EVENT_LOG_SEPARATOR_INVALID, message)
 
 
 def _malformed(message: str) -> AttestationError:

@@ -18,10 +18,12 @@ import dcap_qvl
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic_core import from_json
 
+from chrysalis.attestation import proved
 from chrysalis.attestation.collateral import Collateral, Expiry, chain
+from chrysalis.attestation.proved import ProvedPlatforms
 from chrysalis.attestation.quote import Quote
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
-from chrysalis.attestation.verdict import EvidenceClass, Reason
+from chrysalis.attestation.verdict import EvidenceClass, Reason, VerifiedClaims
 from chrysalis.clock import from_unix, parse_rfc3339, unix
 
 INTEL_ROOT_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
@@ -30,6 +32,8 @@ INTEL: bytes = b""
 """Stands for Intel's root wherever a list of DER trust anchors is taken."""
 TCB_SIGNER = "Intel SGX TCB Signing"
 TCB_INFO_ID = "TDX"
+TCB_INFO_VERSION, QE_IDENTITY_VERSION = 3, 2
+"""Of the documents of PCS version 4 for TDX."""
 
 _R = AttestationReason
 _FRAGMENTS: tuple[tuple[str, AttestationReason, str], ...] = (
@@ -94,6 +98,10 @@ class Claims:
     cached_keys: bool
     dynamic_platform: bool
     certificate_expiry: Expiry
+    pce_id: str  # lower-case hex, as the next two
+    cpu_svn: str
+    pce_svn: int
+    qe_status: str  # of the quoting enclave's level
 
 
 class NotGenuine(Exception):
@@ -103,6 +111,26 @@ class NotGenuine(Exception):
         super().__init__(str(reasons[0].reason))
         self.reasons = reasons
         self.tcb_status = tcb_status
+
+
+def verified(quote: Quote, claims: Claims, collateral: Collateral) -> VerifiedClaims:
+    """The claims as a verdict shows them."""
+    return VerifiedClaims(
+        quote_version=quote.version,
+        tee_tcb_svn=quote.tee_tcb_svn.hex(),
+        tee_tcb_svn2=None if quote.tee_tcb_svn_2 is None else quote.tee_tcb_svn_2.hex(),
+        ppid=claims.ppid,
+        pce_id=claims.pce_id,
+        cpu_svn=claims.cpu_svn,
+        pce_svn=claims.pce_svn,
+        smt=claims.smt,
+        cached_keys=claims.cached_keys,
+        dynamic_platform=claims.dynamic_platform,
+        evaluation_data_number=claims.evaluation_data_number,
+        tcb_date=claims.tcb_date,
+        qe_status=claims.qe_status,
+        collateral_sha256=collateral.digest.hex(),
+    )
 
 
 def mismatches(quote: Quote, collateral: Collateral) -> list[Reason]:
@@ -117,8 +145,14 @@ def mismatches(quote: Quote, collateral: Collateral) -> list[Reason]:
 
 
 def authority(collateral: Collateral, at: datetime) -> list[Reason]:
-    """Who signed the collateral, and that no list is from the future; raises AttestationError for collateral that cannot be read."""
+    """Who signed the collateral, that its versions are known, and that no list is from the future; raises AttestationError."""
     found = []
+    for what, version, known in (
+        ("TCB info", collateral.tcb.version, TCB_INFO_VERSION),
+        ("QE identity", collateral.qe.version, QE_IDENTITY_VERSION),
+    ):
+        if version != known:
+            found.append(Reason.of(_R.COLLATERAL_MISMATCH, f"the {what} is of version {version}; only version {known} is known"))
     for what, name in (("TCB info", collateral.tcb_signer), ("QE identity", collateral.qe_signer)):
         if name != TCB_SIGNER:
             found.append(Reason.of(_R.COLLATERAL_SIGNER_INVALID, f"the {what} was signed by {name[:64]!r}, not by {TCB_SIGNER!r}"))
@@ -126,6 +160,23 @@ def authority(collateral: Collateral, at: datetime) -> list[Reason]:
         if crl.this_update > at:
             message = f"the {what} CRL was issued after the stated time"
             found.append(Reason.of(_R.COLLATERAL_NOT_YET_VALID, message, f"thisUpdate {crl.this_update.isoformat()}"))
+    return found
+
+
+def expired(collateral: Collateral, at: datetime) -> list[Reason]:
+    """The documents that are not current; raises AttestationError for collateral that cannot be read.
+
+    A JSON document's nextUpdate is its last second, a revocation list's the first one after it.
+    """
+    tcb, qe, root_crl, pck_crl = collateral.tcb, collateral.qe, collateral.root_crl_facts, collateral.pck_crl_facts
+    late = [name for name, end in (("TCB info", tcb.next_update), ("QE identity", qe.next_update)) if end < at]
+    late += [name for name, end in (("root CA CRL", root_crl.next_update), ("PCK CRL", pck_crl.next_update)) if end <= at]
+    early = [name for name, begin in (("TCB info", tcb.issue_date), ("QE identity", qe.issue_date)) if begin > at]
+    found = []
+    if late:
+        found.append(Reason.of(_R.COLLATERAL_EXPIRED, f"expired at the stated time: {', '.join(late)}"))
+    if early:
+        found.append(Reason.of(_R.COLLATERAL_NOT_YET_VALID, f"issued after the stated time: {', '.join(early)}"))
     return found
 
 
@@ -137,14 +188,31 @@ def verify(quote: Quote, collateral: Collateral, at: datetime, roots: Sequence[b
     refusal: NotGenuine | None = None
     for root in roots:
         anchor = None if _is_intel(root) else root
+        known = proved.name(quote, collateral.digest, anchor or INTEL)
+        claims = _PROVED.find(known, quote, seconds)
+        if claims is not None:
+            return claims
         try:
-            return _claims(_library(quote.raw, collateral, seconds, anchor), quote, collateral, anchor)
+            claims = _claims(_library(quote.raw, collateral, seconds, anchor), quote, collateral, anchor)
+            _remember(known, quote, collateral, claims, seconds)
+            return claims
         except _LibraryRefusal as error:
             found = _explain(quote.raw, collateral, seconds, anchor, str(error))
             if refusal is None or found.reasons[0].reason != _R.TRUST_ROOT_MISMATCH:
                 refusal = found
     assert refusal is not None
     raise refusal
+
+
+_PROVED: ProvedPlatforms[Claims] = ProvedPlatforms()
+
+
+def _remember(name: bytes, quote: Quote, collateral: Collateral, claims: Claims, seconds: int) -> None:
+    try:
+        ends = [expiry.at for expiry in (*collateral.expiries, claims.certificate_expiry, collateral.issuer_expiry)]
+    except AttestationError:  # an end that we cannot read: the library is asked each time
+        return
+    _PROVED.keep(name, quote, claims, seconds, unix(min(ends)))
 
 
 class _LibraryRefusal(Exception):
@@ -212,10 +280,15 @@ def _claims(document: dict[str, Any], quote: Quote, collateral: Collateral, anch
         if pce_id != collateral.tcb.pce_id:
             message = f"the collateral is for PCE id {collateral.tcb.pce_id[:16]!r}, the quote's platform has {pce_id!r}"
             raise NotGenuine([Reason.of(_R.COLLATERAL_MISMATCH, message)])
-        qe_date = parse_rfc3339(document["qe"]["tcb_level"]["tcbDate"])
+        enclave = document["qe"]
+        if any(bytes.fromhex(enclave["report"]["report_data"])[32:]):
+            raise NotGenuine(
+                [Reason.of(_R.QE_IDENTITY_MISMATCH, "the quoting enclave's report binds more than the key that signed the quote")]
+            )
+        qe_date = parse_rfc3339(enclave["tcb_level"]["tcbDate"])
         return Claims(
             evidence_class=EvidenceClass.HARDWARE if anchor is None else EvidenceClass.SIMULATED,
-            tcb_status=document["tcb"]["status"],
+            tcb_status=_both_statuses(document["tcb"]["status"], enclave["tcb_level"]["tcbStatus"]),
             advisory_ids=tuple(document["tcb"]["advisory_ids"]),
             evaluation_data_number=min(document["tcb"]["eval_data_number"], document["qe"]["tcb_eval_data_number"]),
             tcb_date=min(from_unix(document["platform"]["tcb_date_tag"]), qe_date),
@@ -225,10 +298,30 @@ def _claims(document: dict[str, Any], quote: Quote, collateral: Collateral, anch
             cached_keys=pck["cached_keys"] != "False",
             dynamic_platform=pck["dynamic_platform"] != "False",
             certificate_expiry=_certificate_expiry(quote, anchor),
+            pce_id=pce_id,
+            cpu_svn=bytes(pck["cpu_svn"]).hex(),
+            pce_svn=int(pck["pce_svn"]),
+            qe_status=str(document["qe"]["tcb_level"]["tcbStatus"]),
         )
     except (KeyError, TypeError, ValueError, StopIteration, AttributeError) as error:
         detail = f"{type(error).__name__}: {error}"
         raise NotGenuine([Reason.of(_R.VERIFICATION_FAILED, "the library's claims are of an unknown form", detail)]) from error
+
+
+def _both_statuses(platform: str, enclave: str) -> str:
+    """The status of a platform with this quoting enclave.  The library merges only some: an enclave that needs configuration
+    leaves its status as it was (Intel, "Appraisal of TCB": each part's weakness is one of the whole)."""
+    if enclave in ("UpToDate", platform):
+        return platform
+    both = platform + enclave
+    if "Revoked" in both:
+        return "Revoked"
+    configuration, hardening = "Configuration" in both, "SWHardening" in both
+    if "OutOfDate" in both:
+        return "OutOfDateConfigurationNeeded" if configuration else "OutOfDate"
+    if configuration:
+        return "ConfigurationAndSWHardeningNeeded" if hardening else "ConfigurationNeeded"
+    return "SWHardeningNeeded" if hardening else enclave
 
 
 def _certificate_expiry(quote: Quote, anchor: bytes | None) -> Expiry:

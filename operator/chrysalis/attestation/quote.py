@@ -1,24 +1,20 @@
-"""Reading TDX quotes: the three forms of a file, and the fields of versions 4 and 5.  Judges form only, trusts nothing.
+"""The fields of TDX quotes, versions 4 and 5.  Judges form only, trusts nothing; quote_file.py unwraps files.
 
 Layout: Intel, "TDX DCAP: Quote Generation Library and Quote Verification Library", appendix A.3 and A.4.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-import re
 import struct
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import dcap_qvl
 
+from chrysalis.attestation.quote_file import MAX_QUOTE_BYTES, looks_like_cbor, read
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 
-MAX_QUOTE_BYTES = 64 * 1024
-"""Of a file or message that holds a quote, in any of its forms."""
+__all__ = ["MAX_QUOTE_BYTES", "Quote", "looks_like_cbor", "parse", "read"]
 
 TEE_TDX = 0x81
 KEY_ECDSA_P256 = 2
@@ -33,9 +29,6 @@ CERT_QE_REPORT = 6
 CERT_PCK_CHAIN = 5
 QE_REPORT_BYTES = 384
 ECDSA_BYTES = 64
-
-_HEX = re.compile(rb"[0-9a-fA-F\s]*\Z")
-_TEXT_CONTROLS = frozenset(range(32)) - {9, 10, 13}
 
 
 @dataclass(frozen=True)
@@ -58,17 +51,22 @@ class Quote:
     mrownerconfig: bytes
     rtmrs: tuple[bytes, bytes, bytes, bytes]
     report_data: bytes
-    mr_servicetd: bytes | None  # only in TD report 1.5
+    tee_tcb_svn_2: bytes | None  # only in TD report 1.5, as the next one
+    mr_servicetd: bytes | None
+    signed: bytes  # header and report, over which the attestation key signs
+    signature: bytes  # the signature data behind them: the signature, the key, and who vouches for it
     pck_chain: bytes  # PEM, the platform's own chain, leaf first
     trailing: bytes  # what follows the quote and is not zero padding; empty in every good quote
 
     @cached_property
     def fmspc(self) -> str:
         """The platform's family as the PCK certificate says it, upper-case hex; empty where it cannot be read."""
-        try:
-            return str(dcap_qvl.parse_quote(self.raw).fmspc()).upper()
-        except ValueError:
-            return ""
+        return _platform(self.pck_chain)[0]
+
+    @property
+    def ppid(self) -> str:
+        """The machine as the PCK certificate says it, lower-case hex; empty where it cannot be read."""
+        return _platform(self.pck_chain)[1]
 
     @property
     def registers(self) -> dict[str, bytes]:
@@ -83,59 +81,14 @@ class Quote:
         }
 
 
-def read(data: bytes) -> bytes:
-    """The quote's bytes out of a file: binary, hexadecimal text, or JSON with a member `quote` (hex or base64).
-
-    Raises AttestationError: QuoteTooLarge and QuoteUnreadable where the file is none of these, QuoteMalformed where it
-    is one of them and damaged.
-    """
-    if len(data) > MAX_QUOTE_BYTES:
-        raise AttestationError(AttestationReason.QUOTE_TOO_LARGE, f"the quote has {len(data)} bytes; at most {MAX_QUOTE_BYTES} are read")
-    text = data.strip()
-    if text[:2] in (b"0x", b"0X"):
-        text = text[2:]
-    if text and _HEX.match(text):
-        return _from_hex(text)
-    if text.startswith(b"{"):
-        return _from_json(text)
-    if data and _is_text(data):
-        raise _unreadable("the file is text, but neither hexadecimal nor JSON with a member `quote`")
-    return data
-
-
-def _from_hex(text: bytes) -> bytes:
-    digits = b"".join(text.split())
-    if len(digits) % 2:
-        raise _malformed("the hexadecimal text has an odd number of digits", "truncated")
-    return bytes.fromhex(digits.decode())
-
-
-def _from_json(text: bytes) -> bytes:
+@lru_cache(maxsize=256)
+def _platform(pck_chain: bytes) -> tuple[str, str]:
+    """(FMSPC, PPID) of a chain's leaf: the next quote of that platform finds them here."""
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _unreadable("the file begins like JSON but is none", str(error)) from error
-    if not isinstance(document, dict) or "quote" not in document:
-        raise _unreadable("the JSON has no member `quote`")
-    value = document["quote"]
-    if not isinstance(value, str) or not value.isascii():
-        raise _malformed("the member `quote` is not hexadecimal or base64 text")
-    digits = value.strip().removeprefix("0x").encode()
-    if _HEX.match(digits):
-        return _from_hex(digits)
-    try:
-        return base64.b64decode(digits, validate=True)
-    except binascii.Error as error:
-        raise _malformed("the member `quote` is not hexadecimal or base64 text", str(error)) from error
-
-
-def _is_text(data: bytes) -> bool:
-    """Whether the bytes are text: a binary quote has NUL bytes in its first four."""
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return not _TEXT_CONTROLS.intersection(data)
+        extension = dcap_qvl.parse_pck_extension_from_pem(pck_chain.rstrip(b"\0"))
+        return extension.fmspc.hex().upper(), extension.ppid.hex()
+    except ValueError:
+        return "", ""
 
 
 def parse(raw: bytes) -> Quote:
@@ -143,12 +96,13 @@ def parse(raw: bytes) -> Quote:
     if len(raw) > MAX_QUOTE_BYTES:
         raise AttestationError(AttestationReason.QUOTE_TOO_LARGE, f"the quote has {len(raw)} bytes; at most {MAX_QUOTE_BYTES} are read")
     if len(raw) < HEADER_BYTES:
+        if looks_like_cbor(raw):
+            raise _unsupported("the evidence begins like CBOR, as DICE quotes do; only Intel's own binary quotes are judged here")
         raise _malformed(f"the quote has {len(raw)} bytes; its header alone has {HEADER_BYTES}", "truncated")
     version, key_type, tee_type = struct.unpack_from("<HHI", raw)
     if version not in (3, 4, 5):
-        # DICE quotes are CBOR: a map, an array or a tag in the first byte.
-        if 0x80 <= raw[0] <= 0xDB:
-            raise _unsupported("the quote looks like CBOR (a DICE quote), which is not supported")
+        if looks_like_cbor(raw):
+            raise _unsupported("the evidence begins like CBOR, as DICE quotes do; only Intel's own binary quotes are judged here")
         raise _malformed(f"the quote says version {version}, which does not exist")
     if version == 3 or tee_type != TEE_TDX:
         kind = "SGX" if tee_type == 0 else f"TEE type {tee_type:#x}"
@@ -163,7 +117,8 @@ def parse(raw: bytes) -> Quote:
     total = end + 4 + signature_bytes
     if len(raw) < total:
         raise _malformed(f"the quote says it has {total} bytes, but there are {len(raw)}", "truncated")
-    chain = _pck_chain(raw[end + 4 : total])
+    signature = raw[end + 4 : total]
+    chain = _pck_chain(signature)
     quote = raw[:total]
     body = raw[start:end]
     svn, seam, signer_seam, seam_attributes, attributes, xfam, mrtd, configid, owner, ownerconfig, *rest = TD_REPORT.unpack_from(body)
@@ -185,7 +140,10 @@ def parse(raw: bytes) -> Quote:
         mrownerconfig=ownerconfig,
         rtmrs=(r0, r1, r2, r3),
         report_data=report,
+        tee_tcb_svn_2=body[584:600] if body_type == 3 else None,
         mr_servicetd=body[600:648] if body_type == 3 else None,
+        signed=raw[:end],
+        signature=signature,
         pck_chain=chain,
         trailing=raw[total:] if raw[total:].strip(b"\0") else b"",
     )
@@ -228,10 +186,6 @@ def _pck_chain(signature: bytes) -> bytes:
     if len(chain) != size:
         raise _malformed("the lengths within the quote's signature data contradict each other")
     return chain
-
-
-def _unreadable(message: str, detail: str = "") -> AttestationError:
-    return AttestationError(AttestationReason.QUOTE_UNREADABLE, message, detail)
 
 
 def _unsupported(message: str) -> AttestationError:

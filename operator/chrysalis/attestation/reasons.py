@@ -67,6 +67,10 @@ class AttestationReason(StrEnum):
     EVENT_LOG_MISSING = "EventLogMissing"
     EVENT_LOG_MALFORMED = "EventLogMalformed"
     EVENT_LOG_MISMATCH = "EventLogMismatch"
+    EVENT_LOG_SEPARATOR_INVALID = "EventLogSeparatorInvalid"
+    EVENT_LOG_RULE_UNMET = "EventLogRuleUnmet"
+    EVENT_DATA_UNPROVEN = "EventDataUnproven"
+    EVENT_NOT_ALLOWED = "EventNotAllowed"
     REPORT_DATA_MISMATCH = "ReportDataMismatch"
     # Session binding and files
     BINDING_INVALID = "BindingInvalid"
@@ -132,6 +136,10 @@ REMEDIES: dict[AttestationReason, str] = {
     _R.EVENT_LOG_MISSING: "send the boot event log (CCEL) with the evidence; the policy requires it",
     _R.EVENT_LOG_MALFORMED: "send the event log as the firmware wrote it (TCG2 crypto-agile, with SHA-384 digests)",
     _R.EVENT_LOG_MISMATCH: "send the event log of the same boot as the quote",
+    _R.EVENT_LOG_SEPARATOR_INVALID: "boot firmware that measures each separator once and without an error, and send its log unchanged",
+    _R.EVENT_LOG_RULE_UNMET: "boot what the rule of eventLog.rules demands, or change the rule (`chrysalis eventlog replay`)",
+    _R.EVENT_DATA_UNPROVEN: "send the log as the firmware wrote it; a datum whose digest is not its hash proves nothing",
+    _R.EVENT_NOT_ALLOWED: "boot without the event that no rule of eventLog.rules lists, or list it",
     _R.REPORT_DATA_MISMATCH: "get a quote over this session: nonce, keys and identity must be the ones that were sent",
     _R.BINDING_INVALID: "use keys and nonces of the documented lengths (docs/wire/binding.json)",
     _R.RA_TLS_INVALID: "connect to a worker that serves RA-TLS with the interoperable evidence extension",

@@ -10,9 +10,9 @@ from datetime import UTC, datetime, timedelta
 from chrysalis.api import initdata as initdata_form
 from chrysalis.api import wallet as wallets
 from chrysalis.api.initdata import MeasuredIdentity
-from chrysalis.api.policy import InitdataRule, Masked, Measurement, Placement, Tcb, TcbStatus, TdxRules
+from chrysalis.api.policy import EventLogRules, InitdataRule, Masked, Measurement, Placement, Tcb, TcbStatus, TdxRules
 from chrysalis.api.worker import Isolation
-from chrysalis.attestation import eventlog
+from chrysalis.attestation import event_data, eventlog
 from chrysalis.attestation.collateral import Expiry
 from chrysalis.attestation.genuineness import Claims
 from chrysalis.attestation.quote import Quote
@@ -69,10 +69,7 @@ def platform(rule: Tcb, claims: Claims) -> list[Reason]:
         found.append(Reason.of(_R.ADVISORY_NOT_ALLOWED, f"advisories apply that the policy does not allow: {', '.join(extra)}"))
     if deny is not None and (denied := sorted(set(claims.advisory_ids) & set(deny))):
         found.append(Reason.of(_R.ADVISORY_DENIED, f"advisories apply that the policy denies: {', '.join(denied)}"))
-    least = rule.min_evaluation_data_number
-    if least is not None and claims.evaluation_data_number < least:
-        message = f"the TCB evaluation data number is {claims.evaluation_data_number}; the policy asks for {least} or more"
-        found.append(Reason.of(_R.TCB_EVALUATION_TOO_OLD, message))
+    found += evaluation(rule, claims.evaluation_data_number)
     if claims.smt and not rule.allow_smt:
         found.append(Reason.of(_R.SMT_NOT_ALLOWED, "the platform has (or does not exclude) hyper-threading"))
     if claims.cached_keys and not rule.allow_cached_keys:
@@ -82,13 +79,21 @@ def platform(rule: Tcb, claims: Claims) -> list[Reason]:
     return found
 
 
-def identity_of_platform(rules: TdxRules, claims: Claims) -> list[Reason]:
-    """Which platforms and which machines."""
+def evaluation(rule: Tcb, number: int) -> list[Reason]:
+    """The age of the TCB data, by its evaluation number."""
+    least = rule.min_evaluation_data_number
+    if least is None or number >= least:
+        return []
+    return [Reason.of(_R.TCB_EVALUATION_TOO_OLD, f"the TCB evaluation data number is {number}; the policy asks for {least} or more")]
+
+
+def identity_of_platform(rules: TdxRules, fmspc: str, ppid: str) -> list[Reason]:
+    """Which platforms (fmspc in upper-case hex) and which machines (ppid in lower-case hex)."""
     found = []
-    if rules.fmspcs is not None and claims.fmspc not in {value.upper() for value in rules.fmspcs}:
-        found.append(Reason.of(_R.FMSPC_NOT_ALLOWED, f"the policy does not list platform {claims.fmspc}"))
-    if rules.ppids is not None and claims.ppid not in {value.lower() for value in rules.ppids}:
-        found.append(Reason.of(_R.PPID_NOT_ALLOWED, f"the policy does not list the machine with PPID {claims.ppid}"))
+    if rules.fmspcs is not None and fmspc not in {value.upper() for value in rules.fmspcs}:
+        found.append(Reason.of(_R.FMSPC_NOT_ALLOWED, f"the policy does not list platform {fmspc}"))
+    if rules.ppids is not None and ppid not in {value.lower() for value in rules.ppids}:
+        found.append(Reason.of(_R.PPID_NOT_ALLOWED, f"the policy does not list the machine with PPID {ppid}"))
     return found
 
 
@@ -150,11 +155,16 @@ def measurements(
         nearest, differing = min(compared, key=lambda pair: len(pair[1]))
         shown = "; ".join(f"{name} {quote.registers[name].hex()}" for name in differing)
         message = f"no tuple of the policy allows these measurements; the nearest, {nearest.name!r}, differs in {', '.join(differing)}"
-        return None, [Reason.of(_R.MEASUREMENT_NOT_ALLOWED, message, f"the quote has {shown}")]
-    current = [item for item in matching if item.expires is None or at < aware(item.expires)]
+        reasons = [Reason.of(_R.MEASUREMENT_NOT_ALLOWED, message, f"the quote has {shown}")]
+        if _expired(nearest, at):
+            reasons.append(Reason.of(_R.MEASUREMENT_EXPIRED, f"the nearest reference values, {nearest.name!r}, have expired as well"))
+        return None, reasons + ([] if nearest.initdata is None else _judge_initdata(nearest.initdata, config))
+    current = [item for item in matching if not _expired(item, at)]
     if not current:
         names = ", ".join(repr(item.name) for item in matching)
-        return None, [Reason.of(_R.MEASUREMENT_EXPIRED, f"the reference values that match have expired: {names}")]
+        reasons = [Reason.of(_R.MEASUREMENT_EXPIRED, f"the reference values that match have expired: {names}")]
+        rule = matching[0].initdata
+        return None, reasons + ([] if rule is None else _judge_initdata(rule, config))
     never = datetime.max.replace(tzinfo=UTC)
     refused: list[Reason] = []
     for item in sorted(current, key=lambda item: never if item.expires is None else aware(item.expires), reverse=True):
@@ -168,6 +178,10 @@ def measurements(
 def aware(at: datetime) -> datetime:
     """A policy's time; one without an offset is UTC."""
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
+
+
+def _expired(item: Measurement, at: datetime) -> bool:
+    return item.expires is not None and aware(item.expires) <= at
 
 
 def _differences(item: Measurement, quote: Quote) -> list[str]:
@@ -221,15 +235,27 @@ def placement(allowed: Sequence[Placement], actual: Placement | None) -> list[Re
     return [Reason.of(_R.PLACEMENT_NOT_ALLOWED, f"the broker's placement is {actual}; the policy lists {listed}")]
 
 
-def event_log(log: bytes | None, quote: Quote) -> list[Reason]:
-    """Whether the log is there and replays to the quote's registers."""
+def event_log(rule: EventLogRules | None, log: bytes | None, quote: Quote) -> list[Reason]:
+    """Whether the log is there, replays to the quote's registers, and holds what the policy's rules demand.
+
+    Without a rule (no policy), the replay alone is judged.
+    """
     if not log:
         return [Reason.of(_R.EVENT_LOG_MISSING, "the policy requires the boot event log, but the evidence carries none")]
     try:
-        registers = eventlog.replay(eventlog.parse(log))
+        events = eventlog.parse(log)
+        registers = eventlog.replay(events)
     except AttestationError as error:
         return [Reason.from_error(error)]
-    wrong = [f"rtmr{index}" for index in range(eventlog.RTMRS) if registers[index] != quote.rtmrs[index]]
-    if wrong:
-        return [Reason.of(_R.EVENT_LOG_MISMATCH, f"the event log does not replay to the quote's {', '.join(wrong)}")]
-    return []
+    found: list[Reason] = []
+    try:
+        eventlog.separators(events)
+    except AttestationError as error:
+        found.append(Reason.from_error(error))
+    replayed = [mine == theirs for mine, theirs in zip(registers, quote.rtmrs, strict=True)]
+    if not all(replayed):
+        wrong = ", ".join(f"rtmr{index}" for index, right in enumerate(replayed) if not right)
+        found.insert(0, Reason.of(_R.EVENT_LOG_MISMATCH, f"the event log does not replay to the quote's {wrong}"))
+    if rule is not None and rule.rules is not None:
+        found += event_data.judge(rule.rules, events, replayed)
+    return found

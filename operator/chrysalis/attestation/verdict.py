@@ -39,6 +39,25 @@ class Reason(Model):
         return cls(reason=error.reason, message=error.message, remedy=error.remedy, detail=error.detail)
 
 
+class VerifiedClaims(Model):
+    """What is proved about the platform of a genuine quote, and the levels that its trust domain reports."""
+
+    quote_version: int
+    tee_tcb_svn: str  # hex, 16 bytes: of the TDX module and the microcode when the domain was started
+    tee_tcb_svn2: str | None = None  # the same as of now; only in TD report 1.5
+    ppid: str  # hex: the machine
+    pce_id: str  # hex
+    cpu_svn: str  # hex
+    pce_svn: int
+    smt: bool  # the three flags are true unless the PCK certificate says no
+    cached_keys: bool
+    dynamic_platform: bool
+    evaluation_data_number: int  # the smaller one of TCB info and QE identity
+    tcb_date: datetime  # the older one of the platform's and the quoting enclave's level
+    qe_status: str  # of the quoting enclave's level
+    collateral_sha256: str  # of the documents that were used
+
+
 class Verdict(Model):
     """What an appraisal says.  Members that could not be established are null; expiresAt is set only when accepted."""
 
@@ -53,6 +72,7 @@ class Verdict(Model):
     limited_by: str | None = None  # which of the times below expiry comes first, e.g. "pckCrl.nextUpdate"
     measurements: dict[str, str] = {}
     measurement_name: str | None = None  # of the policy's tuple that matched
+    claims: VerifiedClaims | None = None  # null where the quote is not genuine
 
     @property
     def accepted(self) -> bool:
@@ -72,6 +92,19 @@ class Verdict(Model):
 
 
 def measured(quote: Quote) -> dict[str, str]:
-    """The measurements of a quote as lower-case hex, by their names in policies, and the bits beside them."""
-    shown = {**quote.registers, "tdAttributes": quote.td_attributes, "xfam": quote.xfam, "reportData": quote.report_data}
+    """The measurements of a quote as lower-case hex, by their names in policies, and the bits beside them.
+
+    TD report 1.5 adds teeTcbSvn2 and mrservicetd.
+    """
+    shown = {
+        **quote.registers,
+        "tdAttributes": quote.td_attributes,
+        "xfam": quote.xfam,
+        "reportData": quote.report_data,
+        "mrsignerseam": quote.mrsignerseam,
+        "seamAttributes": quote.seam_attributes,
+        "teeTcbSvn": quote.tee_tcb_svn,
+    }
+    if quote.tee_tcb_svn_2 is not None and quote.mr_servicetd is not None:
+        shown |= {"teeTcbSvn2": quote.tee_tcb_svn_2, "mrservicetd": quote.mr_servicetd}
     return {name: value.hex() for name, value in shown.items()}
