@@ -5,8 +5,11 @@ A flood of challenges costs no memory; a spent nonce is remembered by the store 
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import secrets
+import threading
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from chrysalis.broker.reasons import BrokerError, BrokerReason
@@ -26,6 +29,8 @@ class Nonces:
         self._key = key
         self._clock = clock
         self._life = life_seconds
+        self._lock = threading.Lock()
+        self._in_use: set[str] = set()
 
     def make(self) -> tuple[bytes, datetime]:
         """A new nonce and the time from which it is refused."""
@@ -44,5 +49,26 @@ class Nonces:
             raise BrokerError(BrokerReason.NONCE_EXPIRED, f"the nonce is older than {self._life} s", REMEDY, f"made {made}, now {now}")
         return from_unix(made + self._life)
 
+    @contextlib.contextmanager
+    def in_use(self, nonce: str) -> Iterator[None]:
+        """Keep others from judging evidence under the same nonce meanwhile; raises BrokerError (NonceReplayed).
+
+        It saves work in this process only: that a nonce counts once is up to the database.
+        """
+        with self._lock:
+            if nonce in self._in_use:
+                raise replayed()
+            self._in_use.add(nonce)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_use.discard(nonce)
+
     def _mac(self, head: bytes) -> bytes:
         return hmac.digest(self._key, CONTEXT + head, "sha256")[:MAC_BYTES]
+
+
+def replayed() -> BrokerError:
+    """The refusal of a nonce that was used before."""
+    return BrokerError(BrokerReason.NONCE_REPLAYED, "this nonce was used before", REMEDY)

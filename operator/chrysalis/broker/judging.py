@@ -1,0 +1,214 @@
+"""Judging evidence, apart from keeping what came of it.
+
+A case is what is known of one attempt to attest.  The same judgement is made of fresh evidence (attestor), of stored evidence
+when what it rests on has changed (reappraisal), and under a policy that is not stored (simulation).  It never looks at whether
+the nonce is fresh or spent, only that keys and identity are bound to it.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from chrysalis.api import initdata as initdata_form
+from chrysalis.api.initdata import Initdata
+from chrysalis.api.policy import Placement, SignedPolicy
+from chrysalis.api.worker import Isolation
+from chrysalis.attestation import binding, quote
+from chrysalis.attestation.appraisal import appraise
+from chrysalis.attestation.verdict import Verdict
+from chrysalis.broker.collateral import Candidate, CollateralCache, authority
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.records import OwnersRecords
+from chrysalis.broker.state_keys import StateKeys
+from chrysalis.broker.store import Store, StoredKey
+from chrysalis.errors import ChrysalisError
+from chrysalis.wire.broker import Evidence, KeyRecord, NamedReason
+
+MAX_TEXT = 512
+
+
+@dataclass
+class Case:
+    """What is known of one attempt while it is judged; accepted when no reason was found.
+
+    key_version: of the key record; 0 before there is one.  candidate: the collateral that was found genuine.
+    """
+
+    evidence: Evidence
+    at: datetime
+    reasons: list[NamedReason] = field(default_factory=list)
+    initdata: Initdata | None = None
+    record: KeyRecord | None = None
+    key_version: int = 0
+    policy: SignedPolicy | None = None
+    candidate: Candidate | None = None
+    verdict: Verdict | None = None
+
+    def refuse(self, reason: BrokerReason, message: str, remedy: str, detail: str = "") -> None:
+        """Add a reason of the broker's own."""
+        self.reasons.append(NamedReason(reason=reason, message=message, remedy=remedy, detail=detail))
+
+    def refuse_for(self, error: ChrysalisError) -> None:
+        """Add the reason that an error names."""
+        self.reasons.append(named(error.as_dict()))
+
+
+class Judge:
+    """Says what evidence is worth under what is stored.  Thread-safe."""
+
+    def __init__(self, *, store: Store, records: OwnersRecords, collateral: CollateralCache, keys: StateKeys, placement: Placement) -> None:
+        self._store = store
+        self._records = records
+        self._collateral = collateral
+        self._keys = keys
+        self._placement = placement
+
+    def judge(self, evidence: Evidence, at: datetime, *, policy: SignedPolicy | None = None, prove: bool = True) -> Case:
+        """Judge evidence at a time.
+
+        1. Initdata: of the form that Chrysalis renders; it names this broker.
+        2. Key record: the one that the initdata's keyId names; its model is the measured one, its isolation allowed.
+        3. Policy: the key record's owner's, of the name in the record, at least of the version that it asks for.
+        4. Collateral: of the quote's platform, as it is known now.
+        5. Appraisal: of quote, event log and initdata under that policy, over exactly this nonce, these keys, this identity.
+        6. Evidence class: one that the key record allows.
+
+        policy: in place of the stored one of step 3.  prove: fetched collateral that proves genuine here may be stored.
+        Never raises for what the evidence is; the case holds the reasons.
+        """
+        case = Case(evidence=evidence, at=at.replace(microsecond=0))
+        try:
+            self._judge(case, policy, prove)
+        except ChrysalisError as error:
+            case.refuse_for(error)
+        return case
+
+    def _judge(self, case: Case, policy: SignedPolicy | None, prove: bool) -> None:
+        """Collects reasons, and raises where nothing further can be said."""
+        toml = decode("initdata", case.evidence.initdata)
+        case.initdata = initdata_form.parse(toml)  # 1
+        self._check_pin(case, case.initdata)
+        case.record = self._record(case, case.initdata)  # 2
+        case.policy = policy or self._policy(case.record)  # 3
+        if case.policy.spec.version < case.record.min_policy_version:
+            case.refuse(
+                BrokerReason.POLICY_TOO_OLD,
+                f"the policy has version {case.policy.spec.version}; the key record asks for {case.record.min_policy_version}",
+                "let the owner store a newer policy",
+            )
+        case.verdict = self._appraise(case, toml, case.initdata, case.policy, prove)  # 4, 5
+        case.reasons += [named(reason.model_dump(mode="json")) for reason in case.verdict.reasons]
+        if case.verdict.accepted and case.candidate is None:
+            raise AssertionError("an appraisal accepts only what it found genuine")
+        if case.verdict.evidence_class is not None:
+            check_class(case.record, case.verdict.evidence_class)  # 6
+
+    def _check_pin(self, case: Case, initdata: Initdata) -> None:
+        pin = initdata.identity.broker
+        if pin.ear_key.lower() != self._keys.ear_public.hex() or pin.spki_sha256.lower() != self._keys.tls_spki_sha256.hex():
+            case.refuse(
+                BrokerReason.BROKER_PIN_MISMATCH,
+                "the worker's initdata pins another broker",
+                "set spec.broker of the worker to what `chrysalis keys pin` prints for this broker",
+            )
+
+    def _record(self, case: Case, initdata: Initdata) -> KeyRecord:
+        model = initdata.identity.model
+        stored: StoredKey | None = self._store.key(model.key_id)
+        if stored is None:
+            raise BrokerError(
+                BrokerReason.KEY_UNKNOWN,
+                f"there is no key record {model.key_id!r}",
+                "let the model's owner store it with `chrysalis keys put`",
+            )
+        record = case.record = self._records.record(stored)
+        case.key_version = stored.version
+        if model.digest != record.model_digest:
+            case.refuse(
+                BrokerReason.MODEL_MISMATCH,
+                "the worker is measured with another model than the key record's",
+                "set spec.model.digest of the worker to the digest that `chrysalis seal` printed",
+                f"measured {model.digest}, key record {record.model_digest}",
+            )
+        check_isolation(record, initdata.identity.isolation)
+        return record
+
+    def _policy(self, record: KeyRecord) -> SignedPolicy:
+        policy = self._records.policy_of(record)
+        if policy is None:
+            raise BrokerError(
+                BrokerReason.POLICY_MISSING,
+                f"the owner's policy {record.policy_name!r} is not stored",
+                "let the owner store it with `chrysalis policy sign --put`",
+            )
+        return policy
+
+    def _appraise(self, case: Case, toml: bytes, initdata: Initdata, policy: SignedPolicy, prove: bool) -> Verdict:
+        evidence = case.evidence
+        raw = quote.read(decode("quote", evidence.quote))
+        parsed = quote.parse(raw)
+        bound = binding.bind(
+            nonce=bytes.fromhex(evidence.nonce),
+            tls_spki_sha256=bytes.fromhex(evidence.keys.tls_spki_sha256),
+            hpke=bytes.fromhex(evidence.keys.hpke),
+            receipt=bytes.fromhex(evidence.keys.receipt),
+            identity={"measured": initdata.identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
+        )
+        event_log = decode("eventLog", evidence.event_log) or None
+        verdict: Verdict | None = None
+        for candidate in self._collateral.candidates(parsed.fmspc, authority(parsed.pck_chain, issuer=True)):
+            verdict = appraise(
+                quote=raw,
+                collateral=candidate.collateral,
+                policy=policy.spec,
+                at=case.at,
+                event_log=event_log,
+                initdata=toml,
+                report_data=bound.report_data,
+                placement=self._placement,
+            )
+            if verdict.evidence_class is not None:  # the chain of signatures held: this collateral is genuine
+                if prove:
+                    self._collateral.prove(candidate)
+                case.candidate = candidate
+                break
+        if verdict is None:
+            raise AssertionError("there is always a candidate")
+        return verdict
+
+
+def check_isolation(record: KeyRecord, isolation: Isolation) -> None:
+    """Raise BrokerError (IsolationNotAllowed) unless the key record lists the measured isolation profile."""
+    if isolation not in record.isolation:
+        raise BrokerError(
+            BrokerReason.ISOLATION_NOT_ALLOWED,
+            f"the key record does not allow isolation {isolation.value}",
+            "run the worker in a profile that the key record lists, or let the owner change the record",
+        )
+
+
+def check_class(record: KeyRecord, evidence_class: str) -> None:
+    """Raise BrokerError (EvidenceClassNotAllowed) unless the key record lists the evidence class."""
+    if evidence_class not in record.evidence_class:
+        raise BrokerError(
+            BrokerReason.EVIDENCE_CLASS_NOT_ALLOWED,
+            f"the key record does not allow {evidence_class} evidence",
+            "run on hardware, or let the owner list this class in the record's evidenceClass",
+        )
+
+
+def named(members: dict[str, Any]) -> NamedReason:
+    """A reason with its free text bounded: results are kept and listed by the thousand."""
+    return NamedReason.model_validate(members | {"message": members["message"][:MAX_TEXT], "detail": members["detail"][:MAX_TEXT]})
+
+
+def decode(name: str, text: str) -> bytes:
+    """The bytes of a base64 member; raises BrokerError (MessageMalformed)."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BrokerError(BrokerReason.MESSAGE_MALFORMED, f"{name} is not base64", "send it as it was produced", str(error)) from error
