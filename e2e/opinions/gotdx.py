@@ -1,0 +1,76 @@
+"""The opinion of google/go-tdx-guest: a small program around its Go module, built once and kept in the cache.
+
+`python -m e2e.opinions.gotdx` builds it (seconds, after the module's download) and prints where it is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from chrysalis.clock import unix
+from e2e import cache
+from e2e.opinions import Case, Opinion
+
+SOURCES = cache.REPOSITORY / "tests" / "differential" / "gotdx"
+PROGRAM = "gotdx"
+BUILD_FLAGS = ("-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", "-s -w")
+BUILD_SECONDS = 540
+JUDGE_SECONDS = 300
+
+
+class ProgramMissing(RuntimeError):
+    """The program could not be built; the message says what to do."""
+
+
+def program() -> Path:
+    """The program; builds it if these sources were not built with this Go before.  Raises ProgramMissing."""
+    go = shutil.which("go")
+    if go is None:
+        raise ProgramMissing("the Go toolchain is not on the PATH; install Go 1.26 or newer: go-tdx-guest is built with it")
+    version = subprocess.run([go, "version"], check=True, capture_output=True, text=True).stdout.strip()
+    sources = [path for path in SOURCES.iterdir() if path.is_file()]
+
+    def build(folder: Path) -> None:
+        print("building the verifier of go-tdx-guest from its Go module …", flush=True)
+        arguments = [go, "build", *BUILD_FLAGS, "-o", str(folder / PROGRAM), "."]
+        environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
+        done = subprocess.run(arguments, cwd=SOURCES, env=environment, capture_output=True, text=True, timeout=BUILD_SECONDS)
+        if done.returncode:
+            raise ProgramMissing(f"go build ended with {done.returncode}; a download that failed can be run again:\n{done.stderr[-2000:]}")
+
+    return cache.entry(PROGRAM, cache.key(version, " ".join(BUILD_FLAGS), sources), build) / PROGRAM
+
+
+def opinions(cases: Sequence[Case]) -> list[Opinion]:
+    """The verdicts on these cases, in their order, by one process."""
+    return [Opinion(answer["accepted"], answer["error"]) for answer in _ask([_evidence(case) for case in cases])]
+
+
+def measure(case: Case, repeat: int) -> list[float]:
+    """Microseconds of each of `repeat` verifications inside the Go process; raises RuntimeError if it refuses the case."""
+    (answer,) = _ask([_evidence(case) | {"repeat": repeat}])
+    if not answer["accepted"]:
+        raise RuntimeError(f"go-tdx-guest refuses what is to be measured: {answer['error']}")
+    return [nanoseconds / 1e3 for nanoseconds in answer["nanoseconds"]]
+
+
+def _evidence(case: Case) -> dict[str, object]:
+    return {"quote": case.quote.hex(), "collateral": json.loads(case.collateral), "at": unix(case.at), "root": case.root.hex()}
+
+
+def _ask(evidence: list[dict[str, object]]) -> list[dict[str, Any]]:
+    done = subprocess.run([program()], input=json.dumps(evidence), capture_output=True, text=True, timeout=JUDGE_SECONDS)
+    if done.returncode:
+        raise RuntimeError(f"{PROGRAM} ended with {done.returncode}: {done.stderr.strip()}")
+    answers: list[dict[str, Any]] = json.loads(done.stdout)
+    return answers
+
+
+if __name__ == "__main__":
+    print(program())
