@@ -187,6 +187,15 @@ def test_an_expired_result_ends_readiness(observed: Factory, result: Factory) ->
     assert twin.again_in_seconds == pytest.approx(1.05), "looks again when it ends"
 
 
+def test_a_revoked_result_says_why(observed: Factory, result: Factory) -> None:
+    revoked = result(revoked_at=observed().at, revoked_reason="TcbEvaluationTooOld", revoked_message="the policy asks for 30 or more")
+    plan = reconcile(observed(broker=BrokerView(True, results=(revoked,))))
+    attested = condition(plan, "Attested")
+    assert attested["reason"] == "ResultRevoked"
+    assert "TcbEvaluationTooOld" in attested["message"]
+    assert "the policy asks for 30 or more" in attested["message"]
+
+
 def test_a_revoked_result_ends_readiness(observed: Factory, result: Factory) -> None:
     plan = reconcile(observed(broker=BrokerView(True, results=(result(revoked_at=observed().at),))))
     assert [(a.value, a.reason) for a in of(plan, SetAttested)] == [(False, "ResultRevoked")]

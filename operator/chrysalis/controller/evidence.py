@@ -92,9 +92,7 @@ def _judge_without(pod: PodView, accepted: list[ResultView], current: list[Resul
     refused = next((r for r in current if r.verdict == "Refused"), None)
     ended = accepted[0] if accepted else None
     if ended is not None and ended.revoked_at is not None:
-        return Judgement(
-            pod, Standing.REFUSED, ControllerReason.RESULT_REVOKED, "its result was revoked; see the broker's audit log", ended
-        )
+        return Judgement(pod, Standing.REFUSED, ControllerReason.RESULT_REVOKED, _revocation(ended), ended)
     if refused is not None and (ended is None or refused.issued_at >= ended.issued_at):
         reason, message = refusal(refused)
         return Judgement(pod, Standing.REFUSED, reason, message, refused)
@@ -121,6 +119,13 @@ def refusal(result: ResultView) -> tuple[str, str]:
     first = result.reasons[0]
     more = f" (and {len(result.reasons) - 1} more reasons)" if len(result.reasons) > 1 else ""
     return first.reason, sentence(first.message + more, first.remedy)
+
+
+def _revocation(result: ResultView) -> str:
+    """Why a result ended before its time, as the broker says it."""
+    if not result.revoked_reason:
+        return "its result was revoked; see the broker's audit log"
+    return sentence(f"its result was revoked ({result.revoked_reason})", result.revoked_message)
 
 
 def soonest(judgements: Iterable[Judgement]) -> ResultView | None:
