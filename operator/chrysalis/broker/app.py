@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.messages import problem
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.routes import owners, readers, workers
+from chrysalis.broker.routes import bundles, owners, readers, workers
 from chrysalis.clock import unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.wire.reasons import WireError
@@ -23,7 +23,7 @@ from chrysalis.wire.reasons import WireError
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS = 30
-ROUTES = (owners, workers, readers)
+ROUTES = (owners, workers, readers, bundles)
 
 
 def create_app(deps: Deps) -> FastAPI:

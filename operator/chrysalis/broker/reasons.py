@@ -22,6 +22,8 @@ class BrokerReason(StrEnum):
     CALLER_UNAUTHENTICATED = "CallerUnauthenticated"
     CALLER_NOT_ALLOWED = "CallerNotAllowed"
     CALLER_CHECK_UNAVAILABLE = "CallerCheckUnavailable"
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    TOO_MANY_REQUESTS = "TooManyRequests"
     # Owners' documents
     OWNER_NOT_ALLOWED = "OwnerNotAllowed"
     OWNER_MISMATCH = "OwnerMismatch"
@@ -44,6 +46,7 @@ class BrokerReason(StrEnum):
     COLLATERAL_UNAVAILABLE = "CollateralUnavailable"
     # Release
     RESULT_UNKNOWN = "ResultUnknown"
+    EVIDENCE_FORGOTTEN = "EvidenceForgotten"
     RESULT_REFUSED = "ResultRefused"
     RESULT_EXPIRED = "ResultExpired"
     RESULT_REVOKED = "ResultRevoked"
@@ -74,10 +77,13 @@ STATUS: dict[BrokerReason, int] = {
     BrokerReason.INTERNAL_ERROR: 500,
     BrokerReason.CALLER_UNAUTHENTICATED: 401,
     BrokerReason.CALLER_CHECK_UNAVAILABLE: 503,
+    BrokerReason.QUOTA_EXCEEDED: 429,
+    BrokerReason.TOO_MANY_REQUESTS: 429,
     BrokerReason.VERSION_NOT_HIGHER: 409,
     BrokerReason.KEY_MALFORMED: 400,
     BrokerReason.COLLATERAL_UNAVAILABLE: 503,
     BrokerReason.RESULT_UNKNOWN: 404,
+    BrokerReason.EVIDENCE_FORGOTTEN: 404,
     BrokerReason.KEY_SERVICE_UNAVAILABLE: 503,
 }
 """HTTP status of each reason; 403 where none stands here."""

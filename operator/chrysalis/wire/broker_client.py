@@ -115,6 +115,10 @@ class BrokerClient:
         """One attempt to attest; raises Refused with status 404 when the broker does not know it."""
         return await self._ask(ResultView, "GET", f"/v1/results/{quote(result_id, safe='')}")
 
+    async def bundle(self, result_id: str) -> bytes:
+        """The evidence bundle of a result (chrysalis.wire.bundle), byte for byte and not judged; raises Refused."""
+        return await self._send("GET", f"/v1/bundles/{quote(result_id, safe='')}")
+
     async def jwks(self) -> dict[str, Any]:
         """The key set (RFC 7517) with the EAR key."""
         path = "/.well-known/jwks.json"

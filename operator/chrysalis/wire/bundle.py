@@ -21,6 +21,7 @@ from chrysalis.wire.broker import Evidence, NamedReason
 from chrysalis.wire.reasons import WireError, WireReason
 
 SCHEMA: Literal["chrysalis/bundle/v1"] = "chrysalis/bundle/v1"
+MEDIA_TYPE = "application/vnd.chrysalis.bundle.v1+json"
 MAX_BUNDLE_BYTES = 8 * 1024 * 1024
 MAX_COLLATERAL_CHARACTERS = 4 * 1024 * 1024
 MAX_TOKEN_CHARACTERS = 16 * 1024
