@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from chrysalis.api.policy import AttestationPolicySpec, Envelope, SignedPolicy
 from chrysalis.broker.reasons import BrokerError
 from chrysalis.broker.records import OwnersRecords
+from chrysalis.broker.tenants import Tenants
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, PAYLOAD_POLICY
 
@@ -128,7 +129,7 @@ def test_policies_of_one_name_belong_to_their_owners(world: World) -> None:
 
 def test_without_owners_nothing_is_stored(empty: World, reasons: Reasons) -> None:
 
-    nobody = OwnersRecords(store=empty.deps.store, owners=[], encryption=None, clock=empty.clock)  # type: ignore[arg-type]
+    nobody = OwnersRecords(store=empty.deps.store, tenants=Tenants([]), encryption=None, clock=empty.clock)  # type: ignore[arg-type]
     with pytest.raises(BrokerError) as caught:
         nobody.put_key("acme", signed(empty.acme, record(empty)))
     assert caught.value.reason == "OwnerNotAllowed"

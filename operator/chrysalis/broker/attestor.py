@@ -11,13 +11,16 @@ from chrysalis.api import initdata as initdata_form
 from chrysalis.api.initdata import InitdataError
 from chrysalis.api.policy import Placement
 from chrysalis.broker import ear_claims
+from chrysalis.broker.ear_keys import EarKeys
 from chrysalis.broker.identifiers import uuid7
 from chrysalis.broker.judging import Case, Judge
 from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.nonces import Nonces, replayed
+from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.state_keys import StateKeys
 from chrysalis.broker.store import Basis, Kept, NewEvidence, Store, StoredResult
+from chrysalis.broker.tenants import Tenants
 from chrysalis.clock import Clock, unix
 from chrysalis.receipts.objects import ReceiptKeyCertificate
 from chrysalis.wire.broker import AttestResult, Evidence, NamedReason, ResultView
@@ -55,17 +58,21 @@ class Attestor:
         judge: Judge,
         nonces: Nonces,
         keys: StateKeys,
+        ear_keys: EarKeys,
         placement: Placement,
         clock: Clock,
         metrics: Metrics,
+        tenants: Tenants,
     ) -> None:
         self._store = store
         self._judge = judge
         self._nonces = nonces
         self._keys = keys
+        self._ear_keys = ear_keys
         self._placement = placement
         self._clock = clock
         self._metrics = metrics
+        self._tenants = tenants
 
     def attest(self, evidence: Evidence) -> AttestResult:
         """Judge one attempt and keep what came of it.
@@ -155,7 +162,7 @@ class Attestor:
             cnf=Confirmation(spki_sha256=evidence.keys.tls_spki_sha256.lower()),
             keys=evidence.keys,
             result=result,
-        ).sign(self._keys.ear_key)
+        ).sign(self._ear_keys.signer(unix(case.at), unix(verdict.expires_at)))
         certificate = ReceiptKeyCertificate(
             receipt_key=evidence.keys.receipt.lower(),
             set=identity.set,
@@ -205,7 +212,9 @@ class Attestor:
         owner = case.record.owner_public_key if case.record else ""
         basis = None
         if view.verdict == "Accepted":
-            basis = Basis(view.key_id, case.key_version, owner, view.policy_name, view.policy_version, shared)
+            tenant = self._tenants.of(owner)
+            allowance = None if tenant is None else Allowance.of(tenant)
+            basis = Basis(view.key_id, case.key_version, owner, view.policy_name, view.policy_version, shared, allowance)
         kept = self._store.keep(
             StoredResult(
                 result_id=view.result_id,

@@ -12,14 +12,14 @@ from pathlib import Path
 import uvicorn
 from prometheus_client import generate_latest
 
-from chrysalis.broker import audit, database_settings, logs, settings, state_keys
+from chrysalis.broker import audit, database_settings, logs, secret_keys, settings
 from chrysalis.broker.app import HOUSEKEEPING_SECONDS, create_app
 from chrysalis.broker.attestor import Attestor
 from chrysalis.broker.callers import Callers, KubernetesReviewer, TokenReviewer
 from chrysalis.broker.certificates import ClientCertificates
 from chrysalis.broker.collateral import CollateralCache
 from chrysalis.broker.deps import Deps
-from chrysalis.broker.encryption import RootKeyEncryption
+from chrysalis.broker.ear_keys import EarKeys
 from chrysalis.broker.health import Check, PlainServer
 from chrysalis.broker.judging import Judge
 from chrysalis.broker.metrics import Metrics
@@ -53,26 +53,27 @@ def assemble(
 
     Raises BrokerError when the state or a preloaded file cannot be used, or the audit log was changed.
     """
-    keys = state_keys.load_or_make(configuration.state_dir, clock, configuration.root_key_file)
     store = Store(database_settings.url_of(configuration.database, configuration.state_dir))
+    keys, encryption = secret_keys.open_all(configuration, store.database, clock)
     audit.verify(store.audit_log())
+    ear_keys = EarKeys(database=store.database, anchor=keys.ear_key, encryption=encryption, settings=configuration.ear_keys, clock=clock)
     metrics = Metrics()
-    certificates = ClientCertificates(configuration.tenants, clock)
+    tenants = Tenants(configuration.tenants)
+    certificates = ClientCertificates(tenants.all, clock)
     if fetcher is None and configuration.collateral.url is not None:
         fetcher = PccsFetcher(configuration.collateral)
     if reviewer is None and configuration.kubernetes is not None:
         reviewer = KubernetesReviewer(configuration.kubernetes, clock)
     collateral = CollateralCache(store=store, fetcher=fetcher, update_channel=configuration.collateral.update, clock=clock, metrics=metrics)
-    for path in configuration.collateral.preload:
-        collateral.preload(path)
-    encryption = RootKeyEncryption(keys.root_key)
-    records = OwnersRecords(store=store, owners=configuration.owner_keys, encryption=encryption, clock=clock)
+    collateral.preload(configuration.collateral.preload)
+    records = OwnersRecords(store=store, tenants=tenants, encryption=encryption, clock=clock)
     judge = Judge(store=store, records=records, collateral=collateral, keys=keys, placement=configuration.placement)
     nonces = Nonces(keys.nonce_key, clock, configuration.nonce_seconds)
     return Deps(
         settings=configuration,
         clock=clock,
         keys=keys,
+        ear_keys=ear_keys,
         store=store,
         nonces=nonces,
         attestor=Attestor(
@@ -80,14 +81,16 @@ def assemble(
             judge=judge,
             nonces=nonces,
             keys=keys,
+            ear_keys=ear_keys,
             placement=configuration.placement,
             clock=clock,
             metrics=metrics,
+            tenants=tenants,
         ),
         results=Results(store=store, records=records, encryption=encryption, keys=keys, clock=clock, metrics=metrics),
         records=records,
         callers=Callers(
-            tenants=Tenants(configuration.tenants),
+            tenants=tenants,
             readers=configuration.kubernetes.service_accounts if configuration.kubernetes else (),
             reviewer=reviewer,
             providers=[OidcVerifier(provider, clock) for provider in configuration.oidc],

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+import hmac
 from typing import TypeVar
 
 from pydantic import ValidationError
 
 from chrysalis.api.base import Model
 from chrysalis.api.policy import Envelope, SignedPolicy
+from chrysalis.broker import recovery
 from chrysalis.broker.encryption import KeyEncryption
+from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.store import Store, StoredKey, StoredPolicy
+from chrysalis.broker.tenants import Tenants
 from chrysalis.clock import Clock, unix
 from chrysalis.sealing import package
 from chrysalis.sealing.reasons import SealingError
@@ -31,9 +34,10 @@ def key_context(key_id: str, owner: str) -> bytes:
 class OwnersRecords:
     """Takes owners' signed documents and finds them again."""
 
-    def __init__(self, *, store: Store, owners: Collection[bytes], encryption: KeyEncryption, clock: Clock) -> None:
+    def __init__(self, *, store: Store, tenants: Tenants, encryption: KeyEncryption, clock: Clock) -> None:
         self._store = store
-        self._owners = owners
+        self._tenants = tenants
+        self._owners = tenants.owner_keys
         self._encryption = encryption
         self._clock = clock
 
@@ -59,15 +63,18 @@ class OwnersRecords:
         except SealingError as error:
             raise BrokerError(BrokerReason.KEY_MALFORMED, error.message, error.remedy) from error
         owner = verified.public_key.hex()
+        secret = record.key.strip().encode()
         stored = StoredKey(
             key_id=key_id,
             owner=owner,
             version=record.version,
             payload_sha256=hashlib.sha256(verified.payload).hexdigest(),
             record=record.model_copy(update={"key": "", "owner_public_key": owner}).model_dump_json(by_alias=True),
-            sealed_key=self._encryption.encrypt(record.key.strip().encode(), key_context(key_id, owner)),
+            sealed_key=self._encryption.encrypt(secret, key_context(key_id, owner)),
+            key_version=self._key_version(key_id, owner, secret, record.version),
+            recovery=recovery.seal(verified.payload, record.recovery_recipients),
         )
-        return self._store.put_key(stored, unix(self._clock.now()))  # 4
+        return self._store.put_key(stored, unix(self._clock.now()), self._allowance(owner))  # 4
 
     def put_policy(self, name: str, envelope: Envelope) -> bool:
         """Store a policy under its signer; False when exactly this one is stored.
@@ -86,16 +93,38 @@ class OwnersRecords:
             payload=verified.payload.decode(),
             envelope=envelope.model_dump_json(by_alias=True),
         )
-        return self._store.put_policy(stored, unix(self._clock.now()))  # 3
+        return self._store.put_policy(stored, unix(self._clock.now()), self._allowance(stored.owner))  # 3
 
     def record(self, stored: StoredKey) -> KeyRecord:
-        """The key record's signed members; `key` is empty."""
+        """The key record's signed members; `key` is empty.
+
+        Raises BrokerError (OwnerNotAllowed) when its owner is no tenant's any more: taking an owner out of the settings ends
+        what was stored under its key.
+        """
+        if self._tenants.of(stored.owner) is None:
+            raise BrokerError(
+                BrokerReason.OWNER_NOT_ALLOWED,
+                f"the owner of the key {stored.key_id} is not any tenant's",
+                "list the owner's key among a tenant's in the broker's settings",
+            )
         return KeyRecord.model_validate_json(stored.record)
 
     def policy_of(self, record: KeyRecord) -> SignedPolicy | None:
         """The policy that the record's owner bound the key to, in its current version; None when there is none."""
         stored = self._store.policy(record.owner_public_key, record.policy_name)
         return None if stored is None else SignedPolicy.model_validate_json(stored.payload)
+
+    def _allowance(self, owner: str) -> Allowance | None:
+        tenant = self._tenants.of(owner)
+        return None if tenant is None else Allowance.of(tenant)
+
+    def _key_version(self, key_id: str, owner: str, secret: bytes, version: int) -> int:
+        """The version since which the key is this one: an update that repeats it lets earlier results go on."""
+        held = self._store.key(key_id)
+        if held is None or held.owner != owner:
+            return version
+        before = self._encryption.decrypt(held.sealed_key, key_context(key_id, owner))
+        return held.key_version if hmac.compare_digest(before, secret) else version
 
     def _verified(self, envelope: Envelope, payload_type: str) -> dsse.Verified:
         try:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, func, insert, select
 
-from chrysalis.broker import audit_store, reappraisal_store
+from chrysalis.broker import audit_store, quota_store, reappraisal_store
 from chrysalis.broker.audit import AuditEvent
+from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reappraisal_store import Cause
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.rooms import Room
@@ -24,6 +26,10 @@ class StoredKey:
     payload_sha256: str
     record: str
     sealed_key: bytes
+    key_version: int
+    """The version of the record in which the key itself was last replaced."""
+    recovery: bytes
+    """age: the record with its key, to its owner's recovery recipients; empty where it names none."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +51,11 @@ class RecordsRoom(Room):
         with self.database.reading() as db:
             return _key(db, key_id)
 
-    def put_key(self, key: StoredKey, now: int) -> bool:
+    def put_key(self, key: StoredKey, now: int, allowance: Allowance | None = None) -> bool:
         """Store a new or higher version; False when it is the stored one already.
 
-        What was judged under the version before is judged again.  Raises BrokerError: OwnerMismatch, VersionNotHigher.
+        What was judged under the version before is judged again.
+        Raises BrokerError: OwnerMismatch, VersionNotHigher, QuotaExceeded.
         """
 
         def put(db: Connection) -> bool:
@@ -60,6 +67,9 @@ class RecordsRoom(Room):
                     return False
                 if key.version <= held.version:
                     raise _not_higher("key record", key.version, held.version)
+            if allowance is not None:
+                quota_store.check_key(db, allowance, key.key_id, len(key.record) + len(key.sealed_key))
+            if held is not None:
                 db.execute(delete(key_records).where(key_records.c.key_id == key.key_id))
                 reappraisal_store.request(db, Cause.KEY_RECORD_CHANGED, now, key_id=key.key_id)
             db.execute(insert(key_records).values(**vars(key), updated_at=now))
@@ -73,10 +83,20 @@ class RecordsRoom(Room):
         with self.database.reading() as db:
             return _policy(db, owner, name)
 
-    def put_policy(self, policy: StoredPolicy, now: int) -> bool:
+    def policies_named(self, name: str, owners: Collection[str] | None) -> list[StoredPolicy]:
+        """The newest version of each of these owners' policies of a name (None: of every owner), by owner."""
+        c = policies.c
+        found = select(c.owner).where(c.name == name).distinct().order_by(c.owner)
+        if owners is not None:
+            found = found.where(c.owner.in_(owners))
+        with self.database.reading() as db:
+            newest = [_policy(db, owner, name) for owner in db.execute(found).scalars().all()]
+        return [policy for policy in newest if policy is not None]
+
+    def put_policy(self, policy: StoredPolicy, now: int, allowance: Allowance | None = None) -> bool:
         """Store a first or higher version; False when exactly this one is stored.
 
-        What was judged by the version before is judged again.  Raises BrokerError (VersionNotHigher).
+        What was judged by the version before is judged again.  Raises BrokerError (VersionNotHigher, QuotaExceeded).
         """
 
         def put(db: Connection) -> bool:
@@ -85,6 +105,8 @@ class RecordsRoom(Room):
                 return False
             if held is not None and policy.version <= held.version:
                 raise _not_higher("policy", policy.version, held.version)
+            if allowance is not None:
+                quota_store.check_policy(db, allowance, policy.owner, policy.name, len(policy.payload) + len(policy.envelope))
             db.execute(insert(policies).values(**vars(policy), stored_at=now))
             audit_store.append(db, now, AuditEvent.POLICY_STORED, {"name": policy.name, "owner": policy.owner, "version": policy.version})
             if held is not None:
@@ -103,7 +125,9 @@ def current_versions(db: Connection, key_id: str, owner: str, policy_name: str) 
 
 def _key(db: Connection, key_id: str) -> StoredKey | None:
     row = db.execute(select(key_records).where(key_records.c.key_id == key_id)).one_or_none()
-    return None if row is None else StoredKey(row.key_id, row.owner, row.version, row.payload_sha256, row.record, row.sealed_key)
+    if row is None:
+        return None
+    return StoredKey(row.key_id, row.owner, row.version, row.payload_sha256, row.record, row.sealed_key, row.key_version, row.recovery)
 
 
 def _policy(db: Connection, owner: str, name: str) -> StoredPolicy | None:

@@ -13,9 +13,10 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
 
-from chrysalis.broker import audit_store, reappraisal_store
+from chrysalis.broker import audit_store, quota_store, reappraisal_store
 from chrysalis.broker.audit import AuditEvent
 from chrysalis.broker.evidence_store import NewEvidence, put_evidence, trim_evidence
+from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reappraisal_store import Sweep
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.records_store import current_versions
@@ -61,6 +62,8 @@ class Basis:
     policy_version: int
     shared: int
     """How often what concerns everybody (collateral, reference values) had changed."""
+    allowance: Allowance | None = None
+    """What the owner's tenant may use."""
 
 
 class Kept(StrEnum):
@@ -110,6 +113,7 @@ class ResultsRoom(Room):
         """Spend the nonce and store the result with what it was judged from, together or not at all.
 
         basis: what an accepted result rests on; it is not stored when any of it has changed since.
+        Raises BrokerError (QuotaExceeded).
         """
 
         def write(db: Connection) -> Kept:
@@ -117,6 +121,8 @@ class ResultsRoom(Room):
                 current = (*current_versions(db, basis.key_id, basis.owner, basis.policy_name), counted(db, Counter.SHARED))
                 if current != (basis.key_version, basis.policy_version, basis.shared):
                     return Kept.OUTDATED
+                if basis.allowance is not None:
+                    quota_store.check_result(db, basis.allowance, now)
             if not _spend(db, nonce, nonce_expires_at, now):
                 return Kept.REPLAYED
             _add(db, result)

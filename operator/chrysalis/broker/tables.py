@@ -28,6 +28,8 @@ key_records = Table(
     Column("payload_sha256", String(64), nullable=False),  # of the signed payload: the same envelope again changes nothing
     Column("record", Text, nullable=False),  # the record's JSON without `key`
     Column("sealed_key", LargeBinary, nullable=False),
+    Column("key_version", BigInteger, nullable=False),  # the version in which the key itself was last replaced
+    Column("recovery", LargeBinary, nullable=False),  # age: the record with its key, to its owner's recipients; empty without
     Column("updated_at", BigInteger, nullable=False),
     CheckConstraint("version >= 1", name="version"),
 )
@@ -44,14 +46,29 @@ policies = Table(
     CheckConstraint("version >= 1", name="version"),
 )
 
-collateral = Table(
-    "collateral",
+collateral_documents = Table(
+    "collateral_documents",
     metadata,
-    Column("fmspc", String(12), primary_key=True),
-    Column("ca", String(16), primary_key=True),
-    Column("update_channel", String(16), primary_key=True),
-    Column("document", Text, nullable=False),
+    Column("root", String(64), primary_key=True),  # SHA-256 of the trust root
+    Column("kind", String(16), primary_key=True),
+    Column("name", String(16), primary_key=True),  # FMSPC, PCK authority, or empty
+    Column("channel", String(16), primary_key=True),  # of updates; empty for revocation lists
+    Column("body", LargeBinary),  # NULL as long as it was asked for in vain
+    Column("signature", LargeBinary),
+    Column("issuers", Text),
+    Column("digest", String(64), nullable=False),
+    Column("number", BigInteger, nullable=False),
+    Column("issued_at", BigInteger, nullable=False),
+    Column("ends_at", BigInteger, nullable=False),
     Column("stored_at", BigInteger, nullable=False),
+    Column("checked_at", BigInteger, nullable=False),
+    Column("next_attempt_at", BigInteger, nullable=False),
+    Column("failures", BigInteger, nullable=False),
+    Column("reason", String(64), nullable=False),
+    Column("failed_at", BigInteger, nullable=False),
+    Column("claimed_by", String(16), nullable=False),
+    Column("claimed_until", BigInteger, nullable=False),
+    CheckConstraint("(body IS NULL) = (digest = '')", name="document_has_a_digest"),
 )
 
 results = Table(
@@ -82,6 +99,8 @@ results = Table(
     Index("ix_results_pod_uid", "pod_uid", "seq"),
     CheckConstraint("(revoked_at IS NULL) = (revoked_reason IS NULL)", name="revoked_for_a_reason"),
     Index("ix_results_owner", "owner", "seq"),
+    Index("ix_results_living", "owner", "verdict", "expires_at"),  # these two are for quotas
+    Index("ix_results_recent", "owner", "verdict", "issued_at"),
     Index("ix_results_key_id", "key_id", "seq"),
 )
 
@@ -154,4 +173,23 @@ audit = Table(
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False, unique=True),
     CheckConstraint("seq >= 1", name="seq"),
+)
+
+ear_keys = Table(
+    "ear_keys",  # what signs results, below the pinned anchor
+    metadata,
+    Column("kid", String(64), primary_key=True),
+    Column("certificate", Text, nullable=False),
+    Column("sealed_key", LargeBinary, nullable=False),
+    Column("not_before", BigInteger, nullable=False),
+    Column("signs_until", BigInteger, nullable=False),
+    Column("verifies_until", BigInteger, nullable=False),
+    CheckConstraint("not_before <= signs_until AND signs_until <= verifies_until", name="times"),
+)
+
+state_keys = Table(
+    "state_keys",  # the broker's own keys, where replicas share them
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("sealed", LargeBinary, nullable=False),
 )

@@ -22,6 +22,10 @@ PAYLOAD_KEY_RECORD = "application/vnd.chrysalis.key-record.v1+json"
 PAYLOAD_POLICY = "application/vnd.chrysalis.attestation-policy.v1+json"
 
 
+AgeRecipient = Annotated[str, Field(pattern=r"^age1[a-z0-9]{58}$")]
+"""An X25519 recipient of age (age-encryption.org/v1)."""
+
+
 class Versioned(Model):
     """A message that says which version of the protocol it speaks."""
 
@@ -95,21 +99,27 @@ class WrappedKey(Versioned):
     result_id: str
 
 
-class KeyRecord(Versioned):
-    """Written by the data owner when a key is uploaded: who may get it, under which policy.
-
-    The payload of the DSSE envelope that PUT /v1/keys/{id} takes; `key` is the age identity and is never given back.
-    """
+class KeyRecordTerms(Versioned):
+    """Who may get a key, under which policy: everything of a key record that may be shown."""
 
     key_id: DnsLabel
     model_digest: Sha256Digest
     owner_public_key: Hex32
     policy_name: DnsLabel
     min_policy_version: Annotated[int, Field(ge=1)] = 1
-    isolation: list[Isolation] = [Isolation.POD_TD]
-    evidence_class: list[Literal["Hardware", "Simulated"]] = ["Hardware"]
-    key: Annotated[str, Field(max_length=256)]
+    isolation: Annotated[list[Isolation], Field(max_length=8)] = [Isolation.POD_TD]
+    evidence_class: Annotated[list[Literal["Hardware", "Simulated"]], Field(max_length=2)] = ["Hardware"]
     version: Annotated[int, Field(ge=1, le=1 << 53)] = 1  # grows only, so that an older envelope cannot be put back
+
+
+class KeyRecord(KeyRecordTerms):
+    """Written by the data owner when a key is uploaded: who may get it, under which policy.
+
+    The payload of the DSSE envelope that PUT /v1/keys/{id} takes; `key` is the age identity and is never given back.
+    """
+
+    key: Annotated[str, Field(max_length=256)]
+    recovery_recipients: Annotated[list[AgeRecipient], Field(max_length=4)] = []  # the owner's; a copy of the key is sealed to them
 
 
 class NamedReason(Model):

@@ -26,6 +26,8 @@ def upgrade() -> None:
         sa.Column("payload_sha256", sa.String(64), nullable=False),
         sa.Column("record", sa.Text, nullable=False),
         sa.Column("sealed_key", sa.LargeBinary, nullable=False),
+        sa.Column("key_version", sa.BigInteger, nullable=False),
+        sa.Column("recovery", sa.LargeBinary, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
         sa.CheckConstraint("version >= 1", name="ck_key_records_version"),
     )
@@ -40,12 +42,27 @@ def upgrade() -> None:
         sa.CheckConstraint("version >= 1", name="ck_policies_version"),
     )
     op.create_table(
-        "collateral",
-        sa.Column("fmspc", sa.String(12), primary_key=True),
-        sa.Column("ca", sa.String(16), primary_key=True),
-        sa.Column("update_channel", sa.String(16), primary_key=True),
-        sa.Column("document", sa.Text, nullable=False),
+        "collateral_documents",
+        sa.Column("root", sa.String(64), primary_key=True),
+        sa.Column("kind", sa.String(16), primary_key=True),
+        sa.Column("name", sa.String(16), primary_key=True),
+        sa.Column("channel", sa.String(16), primary_key=True),
+        sa.Column("body", sa.LargeBinary),
+        sa.Column("signature", sa.LargeBinary),
+        sa.Column("issuers", sa.Text),
+        sa.Column("digest", sa.String(64), nullable=False),
+        sa.Column("number", sa.BigInteger, nullable=False),
+        sa.Column("issued_at", sa.BigInteger, nullable=False),
+        sa.Column("ends_at", sa.BigInteger, nullable=False),
         sa.Column("stored_at", sa.BigInteger, nullable=False),
+        sa.Column("checked_at", sa.BigInteger, nullable=False),
+        sa.Column("next_attempt_at", sa.BigInteger, nullable=False),
+        sa.Column("failures", sa.BigInteger, nullable=False),
+        sa.Column("reason", sa.String(64), nullable=False),
+        sa.Column("failed_at", sa.BigInteger, nullable=False),
+        sa.Column("claimed_by", sa.String(16), nullable=False),
+        sa.Column("claimed_until", sa.BigInteger, nullable=False),
+        sa.CheckConstraint("(body IS NULL) = (digest = '')", name="ck_collateral_documents_document_has_a_digest"),
     )
     op.create_table(
         "results",
@@ -77,6 +94,8 @@ def upgrade() -> None:
     op.create_index("ix_results_namespace", "results", ["namespace", "worker", "seq"])
     op.create_index("ix_results_pod_uid", "results", ["pod_uid", "seq"])
     op.create_index("ix_results_owner", "results", ["owner", "seq"])
+    op.create_index("ix_results_living", "results", ["owner", "verdict", "expires_at"])
+    op.create_index("ix_results_recent", "results", ["owner", "verdict", "issued_at"])
     op.create_index("ix_results_key_id", "results", ["key_id", "seq"])
     counters = op.create_table(
         "counters",
@@ -125,6 +144,21 @@ def upgrade() -> None:
         sa.Column("cursor", sa.BigInteger, nullable=False),
         sa.Column("holder", sa.String(36), nullable=False),
         sa.Column("held_until", sa.BigInteger, nullable=False),
+    )
+    op.create_table(
+        "ear_keys",
+        sa.Column("kid", sa.String(64), primary_key=True),
+        sa.Column("certificate", sa.Text, nullable=False),
+        sa.Column("sealed_key", sa.LargeBinary, nullable=False),
+        sa.Column("not_before", sa.BigInteger, nullable=False),
+        sa.Column("signs_until", sa.BigInteger, nullable=False),
+        sa.Column("verifies_until", sa.BigInteger, nullable=False),
+        sa.CheckConstraint("not_before <= signs_until AND signs_until <= verifies_until", name="ck_ear_keys_times"),
+    )
+    op.create_table(
+        "state_keys",
+        sa.Column("name", sa.String(32), primary_key=True),
+        sa.Column("sealed", sa.LargeBinary, nullable=False),
     )
     op.create_table(
         "audit",
