@@ -62,7 +62,9 @@ def parse(log: bytes) -> list[Event]:
         except struct.error:
             raise _cut(position) from None
         events.append(event)
-    if log[position:].strip(b"\xff").strip(b"\0"):
+    rest = log[position:]
+    plain = rest[:1] in (b"\xff", b"\0") and rest == rest[:1] * len(rest)  # the usual case, fast: tables are large
+    if not plain and rest.strip(b"\xff").strip(b"\0"):
         raise _malformed(f"bytes that are no event follow at {position}")
     return events
 

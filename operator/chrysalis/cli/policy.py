@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,13 @@ import yaml
 from pydantic import ValidationError
 
 from chrysalis.api import names
-from chrysalis.api.policy import AttestationPolicySpec, SignedPolicy, TcbStatus
-from chrysalis.api.worker import Isolation
+from chrysalis.api.policy import AttestationPolicySpec, SignedPolicy
+from chrysalis.attestation import lint as lints
 from chrysalis.cli.owner_files import EXIT_NO, OwnerFileError, OwnerFileReason, ask, owner_key, read_text
+from chrysalis.cli.times import Rfc3339
+from chrysalis.clock import SystemClock, rfc3339
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_POLICY
-
-WEAK_STATUSES = {TcbStatus.OUT_OF_DATE, TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED}
-LONG_RESULT_SECONDS = 86400
 
 
 @click.group("policy")
@@ -29,16 +29,34 @@ def command() -> None:
 @command.command("lint")
 @click.option("-f", "--filename", "file", type=click.Path(path_type=Path), required=True, help="An AttestationPolicy, YAML or JSON.")
 @click.option("--strict", is_flag=True, help="Exit 1 when there is any warning.")
-def lint(file: Path, strict: bool) -> int:
-    """Say what a policy does not constrain and what it denies; exit 2 when it is no policy, 1 when it accepts nothing."""
-    _, _, spec = policy_file(file)
-    errors, warnings = list(denials(spec)), list(concerns(spec))
-    for kind, lines in (("error", errors), ("warning", warnings)):
-        for line in lines:
-            click.echo(f"{kind}: {line}")
-    if not errors and not warnings:
+@click.option("--at", type=Rfc3339(), help="Judge expiries as of this time; default: now.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def lint(file: Path, strict: bool, at: datetime | None, output: str) -> int:
+    """Say what a policy leaves open, what ends soon, where it contradicts itself and what it denies.
+
+    Exit code: 0 usable (there may be warnings), 1 it accepts nothing or contradicts itself, 2 it is no policy.
+    """
+    _, name, spec = policy_file(file)
+    moment = at or SystemClock().now()
+    found = lints.lint(spec, moment)
+    wrong = lints.errors(found)
+    warnings = [finding for finding in found if finding.severity == "warning"]
+    refused = bool(wrong or (strict and warnings))
+    if output == "json":
+        document = {
+            "schemaVersion": "chrysalis/v1",
+            "policy": name,
+            "at": rfc3339(moment),
+            "usable": not refused,
+            "findings": [finding.to_json_dict() for finding in wrong + warnings],
+        }
+        click.echo(json.dumps(document, indent=2))
+        return EXIT_NO if refused else 0
+    for finding in wrong + warnings:
+        click.echo(f"{finding.severity}: {finding.message}  [{finding.code}]")
+    if not found:
         click.echo("nothing to say: every field constrains")
-    return EXIT_NO if errors or (strict and warnings) else 0
+    return EXIT_NO if refused else 0
 
 
 @command.command("sign")
@@ -83,53 +101,6 @@ def policy_file(file: Path) -> tuple[dict[str, Any], str, AttestationPolicySpec]
     except (ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError, RecursionError) as error:
         raise _invalid(file, str(error) or type(error).__name__) from error
     return {member: value for member, value in resource.items() if member not in ("spec", "status")}, name, spec
-
-
-def denials(spec: AttestationPolicySpec) -> Iterator[str]:
-    """Why the policy can accept nothing: lists that are there and empty."""
-    lists: dict[str, list[Any] | None] = {
-        "isolation": list(spec.isolation),
-        "brokerPlacement": list(spec.broker_placement),
-        "tdx.tcb.allowedStatuses": list(spec.tdx.tcb.allowed_statuses),
-        "tdx.measurements": list(spec.tdx.measurements),
-        "tdx.fmspcs": spec.tdx.fmspcs,
-        "tdx.ppids": spec.tdx.ppids,
-    }
-    for name, found in lists.items():
-        if found is not None and not found:
-            yield f"spec.{name} is empty: nothing is accepted"
-
-
-def concerns(spec: AttestationPolicySpec) -> Iterator[str]:
-    """What the policy leaves open, in words for its owner."""
-    if spec.trust_root != "Intel":
-        yield "spec.trustRoot is not Intel's: all evidence under it is simulated and protects nothing"
-    if Isolation.NODE_TD in spec.isolation:
-        yield "spec.isolation lists NodeTD: it does not protect against the cluster's administrators"
-    tcb = spec.tdx.tcb
-    for status in WEAK_STATUSES.intersection(tcb.allowed_statuses):
-        yield f"spec.tdx.tcb.allowedStatuses lists {status}: platforms with published weaknesses are accepted"
-    if tcb.grace_seconds:
-        yield f"spec.tdx.tcb.graceSeconds accepts outdated platforms for {tcb.grace_seconds} s after a TCB recovery"
-    for name, value in (("advisories.allow", tcb.advisories.allow), ("minEvaluationDataNumber", tcb.min_evaluation_data_number)):
-        if value is None:
-            yield f"spec.tdx.tcb.{name} is absent: not constrained"
-    for name, listed in (("fmspcs", spec.tdx.fmspcs), ("ppids", spec.tdx.ppids)):
-        if listed is None:
-            yield f"spec.tdx.{name} is absent: any platform is accepted"
-    for measurement in spec.tdx.measurements:
-        for register, value in measurement:
-            if value == "Any":
-                yield f"spec.tdx.measurements[{measurement.name}].{register} is Any: not compared"
-        if measurement.initdata is not None and measurement.initdata.wallets == "Any":
-            yield f"spec.tdx.measurements[{measurement.name}].initdata.wallets is Any: the payout wallet is not judged"
-    for name, masked in (("tdAttributes", spec.tdx.td_attributes), ("xfam", spec.tdx.xfam)):
-        if masked.mask.lower() != "f" * 16:
-            yield f"spec.tdx.{name}.mask leaves bits open: {masked.mask}"
-    if not spec.event_log.required:
-        yield "spec.eventLog.required is false: the boot log is not replayed"
-    if spec.freshness.max_result_age_seconds > LONG_RESULT_SECONDS:
-        yield f"spec.freshness.maxResultAgeSeconds lets a result live {spec.freshness.max_result_age_seconds} s"
 
 
 def _invalid(file: Path, detail: str) -> OwnerFileError:

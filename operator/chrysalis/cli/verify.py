@@ -15,31 +15,17 @@ from chrysalis.attestation.appraisal import appraise
 from chrysalis.attestation.collateral import MAX_COLLATERAL_BYTES, Collateral
 from chrysalis.attestation.eventlog import MAX_LOG_BYTES
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
+from chrysalis.attestation.quote_file import MAX_REPORT_BYTES
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.attestation.verdict import EvidenceClass, Reason, Verdict
+from chrysalis.cli.times import Rfc3339
 from chrysalis.cli.verify_bundle import bundle_options
-from chrysalis.clock import SystemClock, parse_rfc3339, rfc3339
+from chrysalis.clock import SystemClock, rfc3339
 
 MAX_ROOT_BYTES = 64 * 1024
 MAX_INITDATA_BYTES = 256 * 1024
 UNREADABLE = {AttestationReason.QUOTE_UNREADABLE, AttestationReason.QUOTE_TOO_LARGE}
 """What says nothing about the evidence: exit 2.  Every other flaw of a quote is a verdict: exit 1."""
-
-
-class Rfc3339(click.ParamType[datetime]):
-    """A time with an offset."""
-
-    name = "RFC3339"
-
-    def convert(self, value: str | datetime, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        if isinstance(value, datetime):
-            return value
-        if value == "now":
-            return SystemClock().now()
-        try:
-            return parse_rfc3339(value)
-        except ValueError as error:
-            self.fail(f"{error} (for example 2026-08-28T05:21:24Z, or now)", param, ctx)
 
 
 @click.command("verify")
@@ -64,11 +50,11 @@ def command(
 ) -> int:
     """Judge an Intel TDX quote: genuine, up to date, and allowed by a policy.
 
-    QUOTE is binary, hexadecimal, or JSON with a member `quote`, at most 64 KiB.  Without --policy only genuineness and
-    TCB status are judged, and nothing but UpToDate is accepted.  Exit code: 0 accepted, 1 refused, 2 unreadable input.
+    QUOTE is binary, hexadecimal, base64, or JSON with a member `quote`; at most 64 KiB of it are a quote.  Without --policy
+    only genuineness and TCB status are judged, and nothing but UpToDate is accepted.  Exit code: 0 accepted, 1 refused, 2 unreadable input.
     """
     moment = at or SystemClock().now()
-    data = _read(quote, quotes.MAX_QUOTE_BYTES, AttestationReason.QUOTE_TOO_LARGE)
+    data = _read(quote, MAX_REPORT_BYTES, AttestationReason.QUOTE_TOO_LARGE)
     spec = read_policy(_read(policy, MAX_POLICY_BYTES)) if policy else None
     anchors = [_root(path) for path in roots]
     raw, flaw = b"", None
