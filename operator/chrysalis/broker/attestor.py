@@ -126,13 +126,13 @@ class Attestor:
 
     def _accepted(self, case: Case) -> tuple[ResultView, AttestResult]:
         """Sign what was accepted; raises ValidationError when the measured identity is not in the form of receipts."""
-        evidence, verdict, candidate = case.evidence, case.verdict, case.candidate
+        evidence, verdict, collateral = case.evidence, case.verdict, case.collateral
         if (
             verdict is None
             or not verdict.accepted
             or verdict.expires_at is None
             or verdict.evidence_class is None
-            or candidate is None
+            or collateral is None
             or case.initdata is None
             or case.record is None
             or case.policy is None
@@ -186,7 +186,7 @@ class Attestor:
             policy_name=result.policy_name,
             policy_version=result.policy_version,
             placement=self._placement,
-            collateral=candidate.collateral.to_json(),
+            collateral=collateral.to_json(),
         )
 
     def _view(self, case: Case, result_id: str) -> ResultView:
@@ -232,7 +232,7 @@ class Attestor:
             ),
             evidence=NewEvidence(
                 message=case.evidence.model_dump_json(by_alias=True, exclude_none=True),
-                collateral=None if case.candidate is None else case.candidate.collateral.to_json(),
+                collateral=None if case.collateral is None else case.collateral.to_json(),
                 at=unix(case.at),
                 key_version=case.key_version,
             ),

@@ -29,6 +29,11 @@ class AuditEvent(StrEnum):
     KEY_RELEASED = "KeyReleased"
     RELEASE_REFUSED = "ReleaseRefused"
     RESULT_REVOKED = "ResultRevoked"
+    EAR_KEY_ROTATED = "EarKeyRotated"
+    ROOT_ROTATED = "RootRotated"
+    STATE_RESTORED = "StateRestored"
+    ROLLBACK_ACCEPTED = "RollbackAccepted"
+    ANCHOR_STARTED = "AnchorStarted"
 
 
 @dataclass(frozen=True)

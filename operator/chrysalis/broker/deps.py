@@ -10,6 +10,7 @@ from chrysalis.broker.attestor import Attestor
 from chrysalis.broker.callers import Callers
 from chrysalis.broker.certificates import ClientCertificates
 from chrysalis.broker.collateral import CollateralCache
+from chrysalis.broker.ear_keys import EarKeys
 from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.nonces import Nonces
 from chrysalis.broker.records import OwnersRecords
@@ -37,6 +38,7 @@ class Deps:
     settings: Settings
     clock: Clock
     keys: StateKeys
+    ear_keys: EarKeys
     store: Store
     nonces: Nonces
     attestor: Attestor

@@ -12,7 +12,7 @@ from pathlib import Path
 import uvicorn
 from prometheus_client import generate_latest
 
-from chrysalis.broker import audit, database_settings, logs, secret_keys, settings
+from chrysalis.broker import anchors, audit, database_settings, logs, secret_keys, settings
 from chrysalis.broker.app import HOUSEKEEPING_SECONDS, create_app
 from chrysalis.broker.attestor import Attestor
 from chrysalis.broker.callers import Callers, KubernetesReviewer, TokenReviewer
@@ -32,7 +32,7 @@ from chrysalis.broker.release import Results
 from chrysalis.broker.settings import Settings
 from chrysalis.broker.store import Store
 from chrysalis.broker.tenants import Tenants
-from chrysalis.clock import Clock, SystemClock
+from chrysalis.clock import Clock, SystemClock, unix
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +53,12 @@ def assemble(
 
     Raises BrokerError when the state or a preloaded file cannot be used, or the audit log was changed.
     """
+    secret_keys.prepare(configuration)
     store = Store(database_settings.url_of(configuration.database, configuration.state_dir))
     keys, encryption = secret_keys.open_all(configuration, store.database, clock)
     audit.verify(store.audit_log())
+    if configuration.anchor is not None:
+        anchors.check(store.database, anchors.of(configuration.anchor), unix(clock.now()))
     ear_keys = EarKeys(database=store.database, anchor=keys.ear_key, encryption=encryption, settings=configuration.ear_keys, clock=clock)
     metrics = Metrics()
     tenants = Tenants(configuration.tenants)
@@ -172,12 +175,18 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn handles both while it serves and raises them again afterwards; the process shall end by itself then.
         signal.signal(number, lambda _number, _frame: None)
+    keeper = None
+    if deps.settings.anchor is not None:
+        keeper = anchors.Keeper(deps.store.database, anchors.of(deps.settings.anchor), deps.settings.anchor.max_staleness_seconds)
+        keeper.start()
     log.info("broker starts", extra={"event": "Start"})
     try:
         tls_server(deps).run()
     finally:
         for server in plain:
             server.stop()
+        if keeper is not None:
+            keeper.stop()
         deps.store.close()
     return 0
 

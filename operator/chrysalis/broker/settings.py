@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from chrysalis.api.base import HttpUrl, Model
 from chrysalis.api.names import PORT_BROKER, PORT_HEALTH, PORT_METRICS
 from chrysalis.api.policy import Placement
+from chrysalis.broker.anchors import AnchorSettings
+from chrysalis.broker.collateral_settings import CollateralSettings
 from chrysalis.broker.database_settings import DatabaseSettings
+from chrysalis.broker.ear_keys import EarKeySettings
+from chrysalis.broker.encryption_settings import KeyEncryptionSettings
 from chrysalis.broker.oidc import OidcProvider
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.tenants import ServiceAccount, TenantList, Tenants
@@ -19,25 +23,6 @@ from chrysalis.broker.tenants import ServiceAccount, TenantList, Tenants
 MAX_FILE_BYTES = 256 * 1024
 Port = Annotated[int, Field(ge=0, le=65535)]
 """0 lets the system choose; for tests."""
-
-
-class CollateralSettings(Model):
-    """Where Intel's documents come from.
-
-    url: base of a PCCS or of Intel's PCS (paths of version 4 are appended); absent: only preloaded files are used.
-    rootCrlUrl: where the root CA's revocation list is, for Intel's PCS, which does not serve it; absent: the PCCS's path.
-    caFile: PEM of the authorities that the PCCS's certificate must chain to; absent: the system's.
-    update: standard or early (Intel's parameter: when a new TCB recovery takes effect).
-    timeoutSeconds: for each request.
-    preload: files of QuoteCollateralV3 JSON that are loaded at start (clusters without a way out).
-    """
-
-    url: HttpUrl | None = None
-    root_crl_url: HttpUrl | None = None
-    ca_file: Path | None = None
-    update: Literal["standard", "early"] = "standard"
-    timeout_seconds: Annotated[int, Field(ge=1, le=60)] = 10
-    preload: Annotated[list[Path], Field(max_length=64)] = []
 
 
 class KubernetesSettings(Model):
@@ -66,6 +51,12 @@ class Settings(Model):
     nonceSeconds: how long a challenge is good.  resultRetentionSeconds: how long ended and refused results are kept.
     maxConcurrentAttestations: more are answered 429.
     database: absent, SQLite in stateDir; PostgreSQL for replicas (chrysalis.broker.database_settings).
+    keyEncryption: what seals secrets at rest (chrysalis.broker.encryption_settings); absent: the root key.
+    previousKeyEncryption: keys that only open, until `chrysalis broker rotate-root` has sealed everything again.
+    stateKeys: Files, the broker's own keys lie in stateDir; Database, sealed in the database, shared by replicas (then the root key
+    must come from rootKeyFile or keyEncryption).
+    earKeys: how the keys that sign results rotate (chrysalis.broker.ear_keys).
+    anchor: where the newest state is noted outside of the database (chrysalis.broker.anchors); absent: nowhere.
     collateral, kubernetes: see there.
     """
 
@@ -82,8 +73,19 @@ class Settings(Model):
     nonce_seconds: Annotated[int, Field(ge=5, le=300)] = 120
     result_retention_seconds: Annotated[int, Field(ge=60, le=366 * 86400)] = 7 * 86400
     max_concurrent_attestations: Annotated[int, Field(ge=1, le=64)] = 8
+    key_encryption: KeyEncryptionSettings | None = None
+    previous_key_encryption: Annotated[list[KeyEncryptionSettings], Field(max_length=8)] = []
+    state_keys: Literal["Files", "Database"] = "Files"
+    ear_keys: EarKeySettings = EarKeySettings()
+    anchor: AnchorSettings | None = None
     collateral: CollateralSettings = CollateralSettings()
     kubernetes: KubernetesSettings | None = None
+
+    @model_validator(mode="after")
+    def _shared_keys_need_another_key(self) -> Self:
+        if self.state_keys == "Database" and self.root_key_file is None and self.key_encryption is None:
+            raise ValueError("stateKeys: Database needs rootKeyFile or keyEncryption: the root key cannot lie beside what it seals")
+        return self
 
     @property
     def owner_keys(self) -> frozenset[bytes]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from chrysalis.broker.deps import Deps
-from chrysalis.broker.messages import answer, malformed
+from chrysalis.broker.messages import answer, malformed, parameters, whole_number
 from chrysalis.broker.routes.authentication import caller_of
-from chrysalis.receipts.jws import b64u, thumbprint
 from chrysalis.wire.broker import ResultList
 
 MAX_LIST = 1000
@@ -22,12 +23,8 @@ def register(app: FastAPI, deps: Deps) -> None:
     @app.get("/v1/results")
     async def results(request: Request) -> Response:
         caller = await caller_of(request, deps)
-        query = dict(request.query_params)
-        if unknown := set(query) - LIST_PARAMETERS:
-            raise malformed("the query", f"unknown parameters: {', '.join(sorted(unknown))[:256]}")
-        limit = query.get("limit", "100")
-        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:6]) <= MAX_LIST):
-            raise malformed("the query", f"limit must be 1 to {MAX_LIST}")
+        query = parameters(request, LIST_PARAMETERS)
+        limit = whole_number(query.get("limit", "100"), "limit", 1, MAX_LIST)
         if query.get("verdict", "") not in VERDICTS:
             raise malformed("the query", "verdict must be Accepted or Refused")
         found = await run_in_threadpool(
@@ -38,7 +35,7 @@ def register(app: FastAPI, deps: Deps) -> None:
             pod_uid=query.get("podUID", ""),
             verdict=query.get("verdict", ""),
             after=query.get("after", ""),
-            limit=int(limit),
+            limit=limit,
         )
         return answer(ResultList(results=found))
 
@@ -48,10 +45,8 @@ def register(app: FastAPI, deps: Deps) -> None:
         return answer(await run_in_threadpool(deps.results.view, caller, result_id[:64]))
 
     @app.get("/.well-known/jwks.json")
-    async def jwks() -> dict[str, list[dict[str, str]]]:
-        public = deps.keys.ear_public
-        key = {"kty": "OKP", "crv": "Ed25519", "x": b64u(public), "kid": thumbprint(public), "use": "sig", "alg": "EdDSA"}
-        return {"keys": [key]}
+    async def jwks() -> dict[str, list[dict[str, Any]]]:
+        return await run_in_threadpool(deps.ear_keys.key_set)
 
     @app.get("/readyz")
     async def readyz() -> dict[str, str]:

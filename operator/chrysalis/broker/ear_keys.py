@@ -1,0 +1,237 @@
+"""The keys that sign results: several at once, each in its time, certified by the anchor that workers pin.
+
+    notBefore ─── signs ─── signsUntil ─── still verifies ─── verifiesUntil
+                            next key signs ───────…
+
+There is always a key that signs and, in the key set, the one that comes after it, so that readers know it before it signs.  Keys are
+shared by replicas through the database, sealed.  A result that would outlive its key is signed by the anchor itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from pydantic import Field
+from sqlalchemy import Connection, delete, select, update
+
+from chrysalis.api.base import Model
+from chrysalis.broker import audit_store
+from chrysalis.broker.audit import AuditEvent
+from chrysalis.broker.database import Database
+from chrysalis.broker.encryption import KeyEncryption
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.rooms import insert_new
+from chrysalis.broker.tables import ear_keys
+from chrysalis.clock import Clock, unix
+from chrysalis.errors import ChrysalisError
+from chrysalis.wire import ear_keys as form
+from chrysalis.wire.ear_keys import Algorithm, CertifiedKey
+
+log = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 15.0
+"""How long a replica goes on with what it read; a rotation elsewhere is seen after this."""
+WEEK = 7 * 86400
+
+
+class EarKeySettings(Model):
+    """How the keys that sign results rotate.
+
+    rotateAfterSeconds: how long one signs.  overlapSeconds: how long it still verifies afterwards; at least the longest life of a
+    result (a policy's freshness.maxResultAgeSeconds).  algorithm: EdDSA, or ES256 for readers that lack it.
+    """
+
+    rotate_after_seconds: Annotated[int, Field(ge=60, le=366 * 86400)] = WEEK
+    overlap_seconds: Annotated[int, Field(ge=60, le=366 * 86400)] = WEEK + 3600
+    algorithm: Algorithm = Algorithm.EDDSA
+
+
+@dataclass(frozen=True)
+class Row:
+    """A key as it is stored."""
+
+    kid: str
+    certificate: str
+    sealed_key: bytes
+    not_before: int
+    signs_until: int
+    verifies_until: int
+
+
+class EarKeys:
+    """One broker's signing keys.  Thread-safe."""
+
+    def __init__(
+        self, *, database: Database, anchor: Ed25519PrivateKey, encryption: KeyEncryption, settings: EarKeySettings, clock: Clock
+    ) -> None:
+        self._database = database
+        self._anchor = anchor
+        self._anchor_public = anchor.public_key().public_bytes_raw()
+        self._encryption = encryption
+        self._settings = settings
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._rows: list[Row] = []
+        self._opened: dict[str, CertifiedKey] = {}  # by certificate
+        self._read_at: float | None = None
+
+    def signer(self, issued_at: int, expires_at: int) -> Ed25519PrivateKey | CertifiedKey:
+        """What signs a result of this life (Unix seconds); the anchor where no certified key fits.
+
+        Raises BrokerError (KeyServiceUnavailable, StateUnusable) and SQLAlchemyError when no key was ever read.
+        """
+        with self._lock:
+            self._refresh()
+            for row in self._rows:
+                if row.not_before <= issued_at < row.signs_until and expires_at <= row.verifies_until:
+                    return self._open(row)
+        return self._anchor
+
+    def key_set(self) -> dict[str, list[dict[str, Any]]]:
+        """The JWKS: the anchor, the keys that still verify, and the next one."""
+        with self._lock:
+            self._refresh()
+            now = unix(self._clock.now())
+            return form.key_set(self._anchor_public, [row.certificate for row in self._rows if now < row.verifies_until])
+
+    def maintain(self) -> None:
+        """Forget keys whose time is over, and see that one signs now and one comes after it.  Any replica may, at any time."""
+        now = unix(self._clock.now())
+        for _ in range(4):  # a key for now, one after it, and two that another replica may have been faster with
+            with self._database.reading() as db:
+                window = self._missing(_rows(db), now)
+            if window is None:
+                break
+            row = self._make(*window)  # before the transaction: sealing may ask a key service
+
+            def store(db: Connection, row: Row = row, window: tuple[int, int] = window) -> None:
+                if self._missing(_rows(db), now) == window:
+                    insert_new(db, ear_keys, vars(row))
+
+            self._database.transact(store)
+        with self._database.reading() as db:
+            over = any(row.verifies_until <= now for row in _rows(db))
+        if over:
+            self._database.transact(lambda db: db.execute(delete(ear_keys).where(ear_keys.c.verifies_until <= now)))
+
+    def rotate(self, reason: str = "") -> str:
+        """Let the next key sign from now on; returns its kid.  What the old one signed still verifies.
+
+        The change stands in the audit log.
+        """
+        self.maintain()
+        now = unix(self._clock.now())
+        with self._database.reading() as db:
+            rows = _rows(db)
+        ahead = next((row for row in rows if row.not_before > now), None)
+        if ahead is None:
+            raise BrokerError(BrokerReason.STATE_UNUSABLE, "there is no next signing key", "run it again")
+        signs_until = now + self._settings.rotate_after_seconds
+        renewed = self._certify(self._private(ahead), now, signs_until)
+
+        def change(db: Connection) -> None:
+            c = ear_keys.c
+            db.execute(update(ear_keys).where(c.not_before <= now, c.signs_until > now).values(signs_until=now))
+            changed = db.execute(
+                update(ear_keys)
+                .where(c.kid == ahead.kid, c.not_before > now)
+                .values(
+                    certificate=renewed.token,
+                    not_before=now,
+                    signs_until=signs_until,
+                    verifies_until=signs_until + self._settings.overlap_seconds,
+                )
+            )
+            if changed.rowcount != 1:
+                raise BrokerError(BrokerReason.STATE_UNUSABLE, "the signing keys were rotated by somebody else", "look at the key set")
+            audit_store.append(db, now, AuditEvent.EAR_KEY_ROTATED, {"kid": ahead.kid, "reason": reason[:256]})
+
+        self._database.transact(change)
+        self.maintain()
+        with self._lock:
+            self._read_at = None
+        return ahead.kid
+
+    def _refresh(self) -> None:
+        now = self._clock.monotonic()
+        if self._read_at is not None and now - self._read_at < REFRESH_SECONDS:
+            return
+        try:
+            self.maintain()
+            with self._database.reading() as db:
+                rows = _rows(db)
+        except Exception as error:
+            # Whatever the driver or the key service raises: what was read before is good for as long as it says.
+            if self._read_at is None and not self._rows:
+                raise
+            log.warning("signing keys not read again", extra={"event": "EarKeysStale", "error": type(error).__name__})
+            self._read_at = now
+            return
+        self._rows, self._read_at = rows, now
+        known = {row.certificate for row in rows}
+        self._opened = {certificate: key for certificate, key in self._opened.items() if certificate in known}
+
+    def _missing(self, rows: list[Row], now: int) -> tuple[int, int] | None:
+        """The window of the key that has to be made, or None: one that covers now, then one that follows the last."""
+        covering = [row for row in rows if row.not_before <= now < row.signs_until]
+        ahead = [row for row in rows if row.not_before > now]
+        if not covering:
+            until = min((row.not_before for row in ahead), default=now + self._settings.rotate_after_seconds)
+            return now, until
+        if not ahead:
+            begin = max(row.signs_until for row in covering)
+            return begin, begin + self._settings.rotate_after_seconds
+        return None
+
+    def _make(self, not_before: int, signs_until: int) -> Row:
+        private = form.generate(self._settings.algorithm)
+        certified = self._certify(private, not_before, signs_until)
+        return Row(
+            kid=certified.kid,
+            certificate=certified.token,
+            sealed_key=self._encryption.encrypt(form.to_der(private), context(certified.kid)),
+            not_before=not_before,
+            signs_until=signs_until,
+            verifies_until=certified.certificate.exp,
+        )
+
+    def _certify(self, private: form.PrivateKey, not_before: int, signs_until: int) -> CertifiedKey:
+        return CertifiedKey.issue(
+            private,
+            self._anchor,
+            not_before=not_before,
+            signs_until=signs_until,
+            verifies_until=signs_until + self._settings.overlap_seconds,
+        )
+
+    def _open(self, row: Row) -> CertifiedKey:
+        known = self._opened.get(row.certificate)
+        if known is None:
+            certificate = form.open_certificate(row.certificate, self._anchor_public)
+            known = self._opened[row.certificate] = CertifiedKey(self._private(row), certificate, row.certificate)
+        return known
+
+    def _private(self, row: Row) -> form.PrivateKey:
+        secret = self._encryption.decrypt(row.sealed_key, context(row.kid))
+        try:
+            return form.from_der(secret)
+        except (ValueError, ChrysalisError) as error:
+            raise BrokerError(
+                BrokerReason.STATE_UNUSABLE,
+                "a stored signing key is unreadable",
+                "restore the database from a backup",
+                type(error).__name__,
+            ) from error
+
+
+def context(kid: str) -> bytes:
+    """What a stored signing key's encryption is bound to."""
+    return f"chrysalis/v1/ear-key\0{kid}".encode()
+
+
+def _rows(db: Connection) -> list[Row]:
+    return [Row(**row) for row in db.execute(select(ear_keys).order_by(ear_keys.c.not_before)).mappings()]
