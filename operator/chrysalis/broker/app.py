@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.messages import problem
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.routes import bundles, owners, readers, workers
+from chrysalis.broker.routes import administrators, bundles, owners, readers, workers
 from chrysalis.clock import unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.wire.reasons import WireError
@@ -23,7 +23,8 @@ from chrysalis.wire.reasons import WireError
 log = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS = 30
-ROUTES = (owners, workers, readers, bundles)
+REAPPRAISAL_SECONDS = 0.3
+ROUTES = (owners, workers, readers, simulations, administrators, bundles)
 
 
 def create_app(deps: Deps) -> FastAPI:
@@ -31,13 +32,13 @@ def create_app(deps: Deps) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(_housekeeping(deps))
+        tasks = [asyncio.create_task(task) for task in (_housekeeping(deps), _reappraising(deps))]
         try:
             yield
         finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     app = FastAPI(title="Chrysalis broker", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
     _handle_errors(app, deps)
@@ -89,3 +90,13 @@ async def _housekeeping(deps: Deps) -> None:
         except Exception as error:
             log.error("housekeeping failed", extra={"event": "HousekeepingFailed", "error": type(error).__name__})
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+
+async def _reappraising(deps: Deps) -> None:
+    """Work off what is to be judged again: what this process or another replica has asked for, or left when it was killed."""
+    while True:
+        try:
+            await run_in_threadpool(deps.reappraiser.work)
+        except Exception as error:
+            log.error("re-appraisal failed", extra={"event": "ReappraisalFailed", "error": type(error).__name__})
+        await asyncio.sleep(REAPPRAISAL_SECONDS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import Collection
 from typing import TypeVar
 
 from fastapi import Request, Response
@@ -18,6 +19,7 @@ from chrysalis.wire.broker import NamedReason, Problem
 MAX_EVIDENCE_BODY = 2 * 1024 * 1024
 MAX_ENVELOPE_BODY = 1024 * 1024
 MAX_SMALL_BODY = 4096
+MAX_PARAMETER = 512
 BODY_SECONDS = 20.0
 """For a client to send its whole message."""
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -61,6 +63,23 @@ def label(name: str) -> str:
     if not LABEL.fullmatch(name):
         raise BrokerError(BrokerReason.NOT_FOUND, "key ids and policy names are DNS labels", "check the path")
     return name
+
+
+def parameters(request: Request, known: Collection[str]) -> dict[str, str]:
+    """The query's parameters; raises BrokerError (MessageMalformed) for unknown, repeated or overlong ones."""
+    found: dict[str, str] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in known or name in found or len(value) > MAX_PARAMETER:
+            raise malformed("the query", f"parameter {name[:64]!r} is unknown, repeated or over {MAX_PARAMETER} characters")
+        found[name] = value
+    return found
+
+
+def whole_number(text: str, name: str, least: int, most: int) -> int:
+    """A parameter's value; raises BrokerError (MessageMalformed)."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 16 and least <= int(text) <= most):
+        raise malformed("the query", f"{name} must be {least} to {most}")
+    return int(text)
 
 
 def answer(message: Model, status: int = 200) -> Response:

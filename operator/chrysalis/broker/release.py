@@ -65,7 +65,13 @@ class Results:
             log.warning("release refused", extra={"event": "ReleaseRefused", "reason": error.reason, "result": request.result_id})
             # A stranger can invent names without end; the chain records what concerns a real key and a real result.
             if stored is not None and result is not None:
-                refusal = {"keyId": key_id, "resultId": result.result_id, "reason": str(error.reason), "podUID": result.pod_uid}
+                refusal = {
+                    "keyId": key_id,
+                    "owner": stored.owner,
+                    "resultId": result.result_id,
+                    "reason": str(error.reason),
+                    "podUID": result.pod_uid,
+                }
                 self._store.record_refusal(result.result_id, key_id, stored.version, now, refusal)
             raise
         document: dict[str, str | int] = {
@@ -115,6 +121,30 @@ class Results:
         )
         return [_view(result) for result in found]
 
+    def changes(
+        self,
+        caller: Caller,
+        after: int,
+        *,
+        namespace: str = "",
+        worker: str = "",
+        pod_uid: str = "",
+        verdict: str = "",
+        limit: int = 100,
+    ) -> list[tuple[int, ResultView]]:
+        """The next results that changed after a number, each with the number of its last change, in that order."""
+        found = self._store.changes(
+            after,
+            namespace=namespace,
+            worker=worker,
+            pod_uid=pod_uid,
+            verdict=verdict,
+            owners=caller.owners,
+            namespaces=caller.namespaces,
+            limit=limit,
+        )
+        return [(number, _view(result)) for number, result in found]
+
     def revoke(self, caller: Caller, result_id: str) -> ResultView:
         """End a result before its time; its key's owner may, and its tenant's administrators in role OwnerAdmin.
 
@@ -127,7 +157,7 @@ class Results:
                 "only the owner of its key, or an OwnerAdmin of its tenant, may revoke a result",
                 "send a token signed by the owner's key, or come in that role",
             )
-        document = {"resultId": result_id, "keyId": result.key_id, "by": caller.name, "reason": REVOKED_BY_OWNER}
+        document = {"resultId": result_id, "keyId": result.key_id, "owner": result.owner, "by": caller.name, "reason": REVOKED_BY_OWNER}
         self._store.revoke(
             [Revocation(result_id, REVOKED_BY_OWNER, "the owner of the key revoked it, or an administrator of the tenant", document)], now
         )

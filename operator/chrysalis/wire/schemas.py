@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from chrysalis.api.base import Model
 from chrysalis.api.policy import Envelope, SignedPolicy
-from chrysalis.wire import broker, ear
+from chrysalis.wire import broker, broker_views, ear
 
 FILE = "broker.schema.json"
 MESSAGES: tuple[type[Model], ...] = (
@@ -24,6 +24,9 @@ MESSAGES: tuple[type[Model], ...] = (
     broker.ResultView,
     broker.ResultList,
     broker.Problem,
+    broker_views.KeyRecordView,
+    broker_views.PolicyView,
+    broker_views.AuditList,
     broker.AttestationDocument,
     Envelope,
     SignedPolicy,

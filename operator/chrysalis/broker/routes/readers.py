@@ -10,6 +10,7 @@ from starlette.concurrency import run_in_threadpool
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.messages import answer, malformed, parameters, whole_number
 from chrysalis.broker.routes.authentication import caller_of
+from chrysalis.broker.routes.watches import Watches
 from chrysalis.wire.broker import ResultList
 
 MAX_LIST = 1000
@@ -19,6 +20,7 @@ VERDICTS = ("", "Accepted", "Refused")
 
 def register(app: FastAPI, deps: Deps) -> None:
     """Add the routes."""
+    watches = Watches(deps)
 
     @app.get("/v1/results")
     async def results(request: Request) -> Response:
@@ -27,6 +29,7 @@ def register(app: FastAPI, deps: Deps) -> None:
         limit = whole_number(query.get("limit", "100"), "limit", 1, MAX_LIST)
         if query.get("verdict", "") not in VERDICTS:
             raise malformed("the query", "verdict must be Accepted or Refused")
+        change = await run_in_threadpool(deps.store.change_number)  # before the list, so that whoever goes on there misses nothing
         found = await run_in_threadpool(
             deps.results.list,
             caller,
@@ -37,7 +40,7 @@ def register(app: FastAPI, deps: Deps) -> None:
             after=query.get("after", ""),
             limit=limit,
         )
-        return answer(ResultList(results=found))
+        return answer(ResultList(results=found, change=change))
 
     @app.get("/v1/results/{result_id}")
     async def result(request: Request, result_id: str) -> Response:
