@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from chrysalis.api.base import Model
 from chrysalis.api.initdata import Initdata
 from chrysalis.api.policy import AttestationPolicySpec, Envelope, SignedPolicy
 from chrysalis.attestation import binding
+from chrysalis.attestation.anchor import TrustAnchor
 from chrysalis.attestation.collateral import Collateral
+from chrysalis.attestation.collateral_documents import split
 from chrysalis.broker.app import create_app
+from chrysalis.broker.collateral_reasons import Answer, CollateralReason, DocumentKey, Failure
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.main import assemble
-from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.settings import Settings
 from chrysalis.clock import ManualClock
 from chrysalis.wire import dsse
@@ -47,11 +49,12 @@ class FakePccs:
     fetched: int = 0
     shown: Collateral | None = None  # instead of the current one
 
-    def fetch(self, fmspc: str, ca: str) -> Collateral:
+    def fetch(self, keys: Sequence[DocumentKey], anchor: TrustAnchor) -> dict[DocumentKey, Answer]:
         self.fetched += 1
         if self.down:
-            raise BrokerError(BrokerReason.COLLATERAL_UNAVAILABLE, "the PCCS is down", "wait")
-        return self.shown or Collateral.from_json(self.platform.collateral(self.clock.now()))
+            return {key: Failure(CollateralReason.UNREACHABLE, "the PCCS is down") for key in keys}
+        documents = split(self.shown or Collateral.from_json(self.platform.collateral(self.clock.now())))
+        return {key: documents[key.kind] for key in keys}
 
 
 class FakeReviewer:

@@ -11,6 +11,7 @@ import hmac
 import struct
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -33,8 +34,8 @@ _R = AttestationReason
 
 
 @dataclass(frozen=True)
-class ProvedPlatform:
-    """A platform that the holder of a genuine PCK key spoke for.
+class Platform:
+    """What collateral is asked for by.
 
     fmspc: upper-case hex.  ca: which of the PCK authorities certified it (platform, processor).
     """
@@ -43,7 +44,7 @@ class ProvedPlatform:
     ca: str
 
 
-def prove(quote: Quote, anchor: TrustAnchor, at: datetime) -> ProvedPlatform:
+def prove(quote: Quote, anchor: TrustAnchor, at: datetime) -> Platform:
     """Prove a quote's platform under a trust anchor, without collateral; hence nothing about revocation or TCB levels.
 
     1. The PCK certificate chain leads to the anchor and is current.
@@ -61,11 +62,33 @@ def prove(quote: Quote, anchor: TrustAnchor, at: datetime) -> ProvedPlatform:
     leaf = follow(certificates, anchor, at)  # 1
     try:
         _signatures(quote, p256(leaf))  # 2-4
-        return ProvedPlatform(_fmspc(leaf), authority(leaf.issuer))  # 5
+        return Platform(_fmspc(leaf), authority(leaf.issuer))  # 5
     except (ValueError, IndexError, struct.error, x509.DuplicateExtension, x509.ExtensionNotFound) as error:
         raise AttestationError(
             _R.CERTIFICATE_INVALID, "the quote or its PCK certificate is not in the form of Intel's", str(error)
         ) from error
+
+
+def claimed(quote: Quote) -> Platform:
+    """The platform that a quote says it is of; nothing is proved.
+
+    Raises AttestationError (CertificateInvalid, CollateralMismatch) where it says nothing that can be read.
+    """
+    return _claimed(quote.pck_chain)
+
+
+@lru_cache(maxsize=64)
+def _claimed(pck_chain: bytes) -> Platform:
+    try:
+        leaf = chain(pck_chain, "PCK certificate chain")[0]
+        return Platform(_fmspc(leaf), authority(leaf.issuer))
+    except AttestationError as error:
+        if error.reason is _R.COLLATERAL_MISMATCH:
+            raise
+        raise AttestationError(_R.CERTIFICATE_INVALID, "the quote's PCK certificate chain cannot be read", error.detail) from error
+    except (ValueError, x509.DuplicateExtension, x509.ExtensionNotFound) as error:
+        message = "the quote's PCK certificate is not in the form of Intel's"
+        raise AttestationError(_R.CERTIFICATE_INVALID, message, str(error)) from error
 
 
 def authority(name: x509.Name) -> str:

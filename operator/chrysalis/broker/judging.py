@@ -17,10 +17,12 @@ from chrysalis.api import initdata as initdata_form
 from chrysalis.api.initdata import Initdata
 from chrysalis.api.policy import Placement, SignedPolicy
 from chrysalis.api.worker import Isolation
-from chrysalis.attestation import binding, quote
+from chrysalis.attestation import anchor, binding, quote
 from chrysalis.attestation.appraisal import appraise
+from chrysalis.attestation.collateral import Collateral
+from chrysalis.attestation.quote import Quote
 from chrysalis.attestation.verdict import Verdict
-from chrysalis.broker.collateral import Candidate, CollateralCache, authority
+from chrysalis.broker.collateral import CollateralCache
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.records import OwnersRecords
 from chrysalis.broker.state_keys import StateKeys
@@ -35,7 +37,7 @@ MAX_TEXT = 512
 class Case:
     """What is known of one attempt while it is judged; accepted when no reason was found.
 
-    key_version: of the key record; 0 before there is one.  candidate: the collateral that was found genuine.
+    key_version: of the key record; 0 before there is one.  collateral: what it was found genuine with.
     """
 
     evidence: Evidence
@@ -45,7 +47,7 @@ class Case:
     record: KeyRecord | None = None
     key_version: int = 0
     policy: SignedPolicy | None = None
-    candidate: Candidate | None = None
+    collateral: Collateral | None = None
     verdict: Verdict | None = None
 
     def refuse(self, reason: BrokerReason, message: str, remedy: str, detail: str = "") -> None:
@@ -77,7 +79,8 @@ class Judge:
         5. Appraisal: of quote, event log and initdata under that policy, over exactly this nonce, these keys, this identity.
         6. Evidence class: one that the key record allows.
 
-        policy: in place of the stored one of step 3.  prove: fetched collateral that proves genuine here may be stored.
+        policy: in place of the stored one of step 3.  prove: collateral that is missing may be asked for, once the quote's
+        platform is proved.
         Never raises for what the evidence is; the case holds the reasons.
         """
         case = Case(evidence=evidence, at=at.replace(microsecond=0))
@@ -102,7 +105,7 @@ class Judge:
             )
         case.verdict = self._appraise(case, toml, case.initdata, case.policy, prove)  # 4, 5
         case.reasons += [named(reason.model_dump(mode="json")) for reason in case.verdict.reasons]
-        if case.verdict.accepted and case.candidate is None:
+        if case.verdict.accepted and case.collateral is None:
             raise AssertionError("an appraisal accepts only what it found genuine")
         if case.verdict.evidence_class is not None:
             check_class(case.record, case.verdict.evidence_class)  # 6
@@ -159,26 +162,23 @@ class Judge:
             identity={"measured": initdata.identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
         )
         event_log = decode("eventLog", evidence.event_log) or None
-        verdict: Verdict | None = None
-        for candidate in self._collateral.candidates(parsed.fmspc, authority(parsed.pck_chain, issuer=True)):
-            verdict = appraise(
-                quote=raw,
-                collateral=candidate.collateral,
-                policy=policy.spec,
-                at=case.at,
-                event_log=event_log,
-                initdata=toml,
-                report_data=bound.report_data,
-                placement=self._placement,
-            )
-            if verdict.evidence_class is not None:  # the chain of signatures held: this collateral is genuine
-                if prove:
-                    self._collateral.prove(candidate)
-                case.candidate = candidate
-                break
-        if verdict is None:
-            raise AssertionError("there is always a candidate")
+        collateral = self._collateral_of(parsed, policy, case.at, prove)
+        verdict = appraise(
+            quote=raw,
+            collateral=collateral,
+            policy=policy.spec,
+            at=case.at,
+            event_log=event_log,
+            initdata=toml,
+            report_data=bound.report_data,
+            placement=self._placement,
+        )
+        if verdict.evidence_class is not None:  # the chain of signatures held
+            case.collateral = collateral
         return verdict
+
+    def _collateral_of(self, parsed: Quote, policy: SignedPolicy, at: datetime, prove: bool) -> Collateral:
+        return self._collateral.for_quote(parsed, anchor.of_policy(policy.spec), at, ask=prove)
 
 
 def check_isolation(record: KeyRecord, isolation: Isolation) -> None:

@@ -27,10 +27,28 @@ class Metrics:
         )
         self.collateral_expiry = Gauge(
             "chrysalis_broker_collateral_expiry_timestamp_seconds",
-            "When the stored collateral ends",
-            ["fmspc", "ca"],
+            "When a stored document of the collateral ends",
+            ["document", "name", "root"],
+            registry=self.registry,
+        )
+        self.collateral_age = Gauge(
+            "chrysalis_broker_collateral_age_seconds",
+            "Time since a source confirmed a stored document of the collateral",
+            ["document", "name", "root"],
+            registry=self.registry,
+        )
+        self.collateral_failures = Counter(
+            "chrysalis_broker_collateral_failures_total",
+            "Documents of the collateral that could not be had or were not taken",
+            ["document", "reason"],
             registry=self.registry,
         )
         self.requests = Counter(
             "chrysalis_broker_requests_total", "HTTP requests, by operation and status", ["operation", "status"], registry=self.registry
+        )
+        self.revocations = Counter(
+            "chrysalis_broker_revocations_total",
+            "Results that re-appraisal revoked, by its cause and the first reason",
+            ["cause", "reason"],
+            registry=self.registry,
         )

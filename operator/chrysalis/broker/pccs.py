@@ -1,103 +1,187 @@
 """Fetching collateral from a PCCS, or from Intel's PCS: paths of version 4, the documents byte for byte.
 
 TCB info and QE identity are cut out of the answer as they stand in it: one changed space would break their signatures.
-Sizes and times are bounded, redirects are not followed.
+Whoever answers is not trusted: sizes are bounded, redirects are not followed, compressed answers are not unpacked, and a
+document has to be complete within `collateral.timeoutSeconds`, however slowly its pieces drip.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import ssl
+from collections.abc import Mapping, Sequence
 from json.decoder import JSONDecoder
 from typing import Protocol
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
-from chrysalis.attestation.collateral import Collateral
-from chrysalis.attestation.reasons import AttestationError
-from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.settings import CollateralSettings
+from chrysalis.attestation.anchor import TrustAnchor
+from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocument
+from chrysalis.attestation.reasons import AttestationError, AttestationReason
+from chrysalis.broker.collateral_reasons import Answer, CollateralReason, DocumentKey, Failure
+from chrysalis.broker.collateral_settings import CollateralSettings
 
 MAX_DOCUMENT_BYTES = 1024 * 1024
+"""TCB infos have about 10 KiB, the largest known PCK CRL about 100 KiB."""
 MAX_CHAIN_CHARACTERS = 32 * 1024
+MAX_DETAIL = 512
+PIECE_BYTES = 64 * 1024
+TCB_INFO_CHAIN_HEADERS = ("tcb-info-issuer-chain", "sgx-tcb-info-issuer-chain")
+"""The second is that of version 3, which some caches still send."""
 _HEX = re.compile(rb"\s*[0-9a-fA-F\s]+\s*")
 _SPACE = re.compile(r"[ \t\r\n]*")
+_PAGES = ("text/html", "application/xhtml", "image/", "video/", "audio/", "multipart/")
+"""Content types that say by themselves that this is no collateral; PCCSs disagree about all others."""
+_C = CollateralReason
 
 
 class CollateralFetcher(Protocol):
-    """Where fresh collateral comes from."""
+    """Where fresh documents come from.  Thread-safe."""
 
-    def fetch(self, fmspc: str, ca: str) -> Collateral:
-        """The collateral of a platform (FMSPC in hex) and PCK authority (platform, processor).
+    def fetch(self, keys: Sequence[DocumentKey], anchor: TrustAnchor) -> Mapping[DocumentKey, Answer]:
+        """Each of these documents, all of this anchor, or why not; never raises for what a server does.
 
-        Raises BrokerError (CollateralUnavailable).
+        Nothing about them is proved.
         """
+
+
+class _Refused(Exception):
+    def __init__(self, reason: CollateralReason | AttestationReason, message: str, detail: str = "") -> None:
+        super().__init__(message)
+        self.failure = Failure(reason, message, detail[:MAX_DETAIL])
 
 
 class PccsFetcher:
     """Over HTTP(S), from the address in the settings."""
 
-    def __init__(self, settings: CollateralSettings, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, settings: CollateralSettings, transport: httpx.AsyncBaseTransport | None = None) -> None:
         if settings.url is None:
             raise ValueError("a fetcher needs collateral.url")
         self._base = settings.url.rstrip("/")
         self._root_crl_url = settings.root_crl_url
-        self._update = settings.update
-        verify = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
-        self._http = httpx.Client(timeout=settings.timeout_seconds, verify=verify, trust_env=False, transport=transport)
+        self._allowed_hosts = frozenset(host.lower() for host in settings.allowed_hosts)
+        self._seconds = float(settings.timeout_seconds)
+        self._transport = transport
+        self._tls = ssl.create_default_context(cafile=str(settings.ca_file) if settings.ca_file else None)
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._http.close()
+    def fetch(self, keys: Sequence[DocumentKey], anchor: TrustAnchor) -> Mapping[DocumentKey, Answer]:
+        # An event loop of its own: only there a deadline ends a step that waits, wherever it waits.
+        return asyncio.run(self._fetch(keys, anchor))
 
-    def fetch(self, fmspc: str, ca: str) -> Collateral:
+    async def _fetch(self, keys: Sequence[DocumentKey], anchor: TrustAnchor) -> dict[DocumentKey, Answer]:
+        async with httpx.AsyncClient(
+            timeout=self._seconds,
+            verify=self._tls,
+            trust_env=False,
+            follow_redirects=False,
+            transport=self._transport,
+            headers={"accept-encoding": "identity", "user-agent": "chrysalis-broker"},
+        ) as http:
+            answers = await asyncio.gather(*(self._answer(http, key, anchor) for key in keys))
+        return dict(zip(keys, answers, strict=True))
+
+    async def _answer(self, http: httpx.AsyncClient, key: DocumentKey, anchor: TrustAnchor) -> Answer:
         try:
-            tcb, tcb_chain = self._get(
-                f"{self._base}/tdx/certification/v4/tcb", {"fmspc": fmspc, "update": self._update}, "TCB-Info-Issuer-Chain"
-            )
-            qe, qe_chain = self._get(
-                f"{self._base}/tdx/certification/v4/qe/identity", {"update": self._update}, "SGX-Enclave-Identity-Issuer-Chain"
-            )
-            crl, crl_chain = self._get(
-                f"{self._base}/sgx/certification/v4/pckcrl", {"ca": ca, "encoding": "der"}, "SGX-PCK-CRL-Issuer-Chain"
-            )
-            root_crl, _ = self._get(self._root_crl_url or f"{self._base}/sgx/certification/v4/rootcacrl", {}, "")
-            tcb_members, qe_members = members(tcb.decode()), members(qe.decode())
-            document = {
-                "pck_crl_issuer_chain": crl_chain,
-                "root_ca_crl": binary(root_crl).hex(),
-                "pck_crl": binary(crl).hex(),
-                "tcb_info_issuer_chain": tcb_chain,
-                "tcb_info": tcb_members["tcbInfo"],
-                "tcb_info_signature": json.loads(tcb_members["signature"]),
-                "qe_identity_issuer_chain": qe_chain,
-                "qe_identity": qe_members["enclaveIdentity"],
-                "qe_identity_signature": json.loads(qe_members["signature"]),
-            }
-            return Collateral.from_json(json.dumps(document))
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError, RecursionError, AttestationError) as error:
-            raise BrokerError(
-                BrokerReason.COLLATERAL_UNAVAILABLE,
-                f"no collateral for FMSPC {fmspc} from the PCCS",
-                "check collateral.url, the way to it and that it knows this platform; or preload the collateral from files",
-                f"{type(error).__name__}: {error}",
-            ) from error
+            async with asyncio.timeout(self._seconds):
+                return await self._document(http, key, anchor)
+        except _Refused as refused:
+            return refused.failure
+        except (TimeoutError, httpx.TimeoutException):
+            return Failure(_C.TIMED_OUT, f"the {key.kind.value} did not arrive within {self._seconds:g} s")
+        except (httpx.RemoteProtocolError, httpx.ReadError, httpx.DecodingError) as error:
+            return Failure(_C.ANSWER_BROKEN, f"the answer for the {key.kind.value} broke off or is no HTTP", str(error)[:MAX_DETAIL])
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            detail = f"{type(error).__name__}: {error}"[:MAX_DETAIL]
+            return Failure(_C.UNREACHABLE, f"the source of the {key.kind.value} cannot be reached", detail)
+        except (AttestationError, ValueError, KeyError, RecursionError) as error:
+            detail = f"{type(error).__name__}: {error}"[:MAX_DETAIL]
+            return Failure(AttestationReason.COLLATERAL_MALFORMED, f"what answers for the {key.kind.value} is not that document", detail)
 
-    def _get(self, url: str, query: dict[str, str], chain_header: str) -> tuple[bytes, str]:
+    async def _document(self, http: httpx.AsyncClient, key: DocumentKey, anchor: TrustAnchor) -> SignedDocument:
+        match key.kind:
+            case DocumentKind.TCB_INFO:
+                query = {"fmspc": key.name, "update": key.update}
+                body, issuers = await self._get(
+                    http, "/tdx/certification/v4/tcb", query, ("tcb-info-issuer-chain", "sgx-tcb-info-issuer-chain")
+                )
+                document = _signed(key.kind, body, "tcbInfo", issuers)
+            case DocumentKind.QE_IDENTITY:
+                path, query = "/tdx/certification/v4/qe/identity", {"update": key.update}
+                body, issuers = await self._get(http, path, query, ("sgx-enclave-identity-issuer-chain",))
+                document = _signed(key.kind, body, "enclaveIdentity", issuers)
+            case DocumentKind.PCK_CRL:
+                query = {"ca": key.name, "encoding": "der"}
+                body, issuers = await self._get(http, "/sgx/certification/v4/pckcrl", query, ("sgx-pck-crl-issuer-chain",))
+                document = SignedDocument(key.kind, binary(body), b"", issuers)
+            case DocumentKind.ROOT_CRL:
+                document = SignedDocument(key.kind, binary(await self._root_crl(http, anchor)), b"", "")
+        _ = document.number, document.issued, document.ends  # it can be read: raises AttestationError
+        return document
+
+    async def _root_crl(self, http: httpx.AsyncClient, anchor: TrustAnchor) -> bytes:
+        """From the settings' address, else the PCCS; Intel's PCS has none: then from where the root certificate says it is."""
+        if self._root_crl_url:
+            return (await self._get(http, self._root_crl_url, {}, ()))[0]
+        try:
+            return (await self._get(http, "/sgx/certification/v4/rootcacrl", {}, ()))[0]
+        except _Refused as refused:
+            if refused.failure.reason is not _C.NOT_FOUND or not anchor.crl_url:
+                raise
+        target = urlsplit(anchor.crl_url)
+        schemes = {"https", urlsplit(self._base).scheme}
+        if target.scheme not in schemes or target.netloc.lower() not in self._allowed_hosts:
+            words = f"the root certificate says that its CRL is at {anchor.crl_url[:256]!r}"
+            raise _Refused(_C.HOST_NOT_ALLOWED, "the root CRL's distribution point is not among the allowed hosts", words)
+        return (await self._get(http, anchor.crl_url, {}, ()))[0]
+
+    async def _get(self, http: httpx.AsyncClient, path: str, query: dict[str, str], chain_headers: Sequence[str]) -> tuple[bytes, str]:
+        """The body and the issuer chain (PEM; empty where no header is asked for)."""
+        url = f"{self._base}{path}" if path.startswith("/") else path
         body = bytearray()
-        with self._http.stream("GET", url, params=query) as response:
-            if response.status_code != 200:
-                raise ValueError(f"{url} answered {response.status_code}")
-            chain = unquote(response.headers.get(chain_header, "")) if chain_header else ""
-            if chain_header and not 0 < len(chain) <= MAX_CHAIN_CHARACTERS:
-                raise ValueError(f"{url} answered without a usable {chain_header}")
-            for piece in response.iter_bytes():
+        async with http.stream("GET", url, params=query or None) as response:
+            _check_head(response)
+            found = next((response.headers[name] for name in chain_headers if response.headers.get(name)), "")
+            issuers = unquote(found) if len(found) <= 3 * MAX_CHAIN_CHARACTERS else ""
+            if chain_headers and not 0 < len(issuers) <= MAX_CHAIN_CHARACTERS:
+                raise _Refused(_C.ISSUER_CHAIN_MISSING, f"the answer has no usable header {chain_headers[0]}")
+            async for piece in response.aiter_raw(PIECE_BYTES):
                 body += piece
                 if len(body) > MAX_DOCUMENT_BYTES:
-                    raise ValueError(f"{url} answered over {MAX_DOCUMENT_BYTES} bytes")
-        return bytes(body), chain
+                    raise _Refused(_C.ANSWER_TOO_LARGE, f"the answer has over {MAX_DOCUMENT_BYTES} bytes")
+        return bytes(body), issuers
+
+
+def _check_head(response: httpx.Response) -> None:
+    status, words = response.status_code, f"{response.request.url.path} answered {response.status_code}"[:MAX_DETAIL]
+    if response.is_redirect or response.has_redirect_location:
+        raise _Refused(_C.REDIRECTED, "the answer is a redirection, which is not followed", response.headers.get("location", ""))
+    if status in (404, 410):
+        raise _Refused(_C.NOT_FOUND, words)
+    if status == 429:
+        raise _Refused(_C.THROTTLED, words)
+    if status >= 500:
+        raise _Refused(_C.SERVER_ERROR, words)
+    if status != 200:
+        raise _Refused(_C.STATUS_UNEXPECTED, words)
+    content = response.headers.get("content-type", "").lower()
+    if content.startswith(_PAGES):
+        raise _Refused(_C.CONTENT_UNEXPECTED, "the answer is a page, not a document", content)
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise _Refused(_C.CONTENT_UNEXPECTED, "the answer is compressed, which was not asked for")
+    length = response.headers.get("content-length", "")
+    if length.isascii() and length.isdigit() and int(length[:20]) > MAX_DOCUMENT_BYTES:
+        raise _Refused(_C.ANSWER_TOO_LARGE, f"the answer has over {MAX_DOCUMENT_BYTES} bytes")
+
+
+def _signed(kind: DocumentKind, body: bytes, member: str, issuers: str) -> SignedDocument:
+    found = members(body.decode())
+    signature = json.loads(found["signature"])
+    if not isinstance(signature, str):
+        raise ValueError("the signature is not text")
+    return SignedDocument(kind, found[member].encode(), bytes.fromhex(signature), issuers)
 
 
 def members(text: str) -> dict[str, str]:
