@@ -1,0 +1,154 @@
+"""`chrysalis eventlog replay FILE`: what a boot event log adds up to, and what of it is proved."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chrysalis.attestation import event_data, eventlog
+from chrysalis.attestation import quote as quotes
+from chrysalis.attestation.eventlog import MAX_LOG_BYTES, RTMRS, SHA384, Event
+from chrysalis.attestation.quote_file import MAX_REPORT_BYTES
+from chrysalis.attestation.reasons import AttestationError, AttestationReason
+from chrysalis.attestation.verdict import Reason
+
+MAX_SHOWN_TEXT = 400
+EXIT_NO = 1
+
+
+class Register(click.ParamType[tuple[int, str]]):
+    """INDEX=HEX: what an RTMR should be."""
+
+    name = "0..3=HEX"
+
+    def convert(self, value: str | tuple[int, str], param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, str]:
+        if isinstance(value, tuple):
+            return value
+        index, equals, digits = value.partition("=")
+        digits = digits.strip().lower().removeprefix("0x")
+        try:
+            position, size = int(index.strip().lower().removeprefix("rtmr")), len(bytes.fromhex(digits))
+        except ValueError:
+            self.fail(f"{value!r} is not INDEX=HEX (for example 0={'00' * 48})", param, ctx)
+        if not equals or not 0 <= position < RTMRS or size != 48 or len(digits) != 96:
+            self.fail("an RTMR has an index from 0 to 3 and 48 bytes, 96 hexadecimal digits", param, ctx)
+        return position, digits
+
+
+@click.group("eventlog")
+def command() -> None:
+    """Boot event logs (CCEL)."""
+
+
+@command.command("replay")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--rtmr", "expected", type=Register(), multiple=True, help="What a register should be; repeat for several.")
+@click.option("--quote", type=click.Path(path_type=Path), help="Compare with all four registers of this TDX quote.")
+@click.option(
+    "--algorithm", type=click.Choice(["sha384"], case_sensitive=False), default="sha384", show_default=True, help="RTMRs have no other."
+)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def replay(file: Path, expected: tuple[tuple[int, str], ...], quote: Path | None, algorithm: str, output: str) -> int:
+    """Replay a raw event log (TCG2 crypto-agile, as /sys/firmware/acpi/tables/data/CCEL holds it) and print its RTMRs.
+
+    A log that replays proves its digests and their order; of an event's datum only what is marked as proved.  Exit code:
+    0 all registers are as given (or none was given), 1 one differs or the log's separators are unsound, 2 unreadable input.
+    """
+    wanted = _wanted(expected, quote)
+    events = eventlog.parse(_read(file, MAX_LOG_BYTES))
+    registers = [value.hex() for value in eventlog.replay(events)]
+    reasons = []
+    wrong = [f"rtmr{index}" for index, value in sorted(wanted.items()) if registers[index] != value]
+    if wrong:
+        reasons.append(Reason.of(AttestationReason.EVENT_LOG_MISMATCH, f"the event log does not replay to the given {', '.join(wrong)}"))
+    try:
+        eventlog.separators(events)
+    except AttestationError as error:
+        reasons.append(Reason.from_error(error))
+    if output == "json":
+        click.echo(json.dumps(_document(events, registers, wanted, reasons, algorithm), indent=2))
+    else:
+        click.echo("\n".join(_lines(events, registers, wanted, reasons)))
+    return EXIT_NO if reasons else 0
+
+
+def _wanted(expected: Sequence[tuple[int, str]], quote: Path | None) -> dict[int, str]:
+    wanted: dict[int, str] = {}
+    given = list(expected)
+    if quote is not None:
+        rtmrs = quotes.parse(quotes.read(_read(quote, MAX_REPORT_BYTES))).rtmrs
+        given += [(index, value.hex()) for index, value in enumerate(rtmrs)]
+    for index, value in given:
+        if wanted.setdefault(index, value) != value:
+            raise click.UsageError(f"rtmr{index} is given twice, with different values")
+    return wanted
+
+
+def _document(
+    events: Sequence[Event], registers: Sequence[str], wanted: dict[int, str], reasons: Sequence[Reason], algorithm: str
+) -> dict[str, Any]:
+    return {
+        "schemaVersion": "chrysalis/v1",
+        "verdict": "Refused" if reasons else "Accepted",
+        "reasons": [reason.model_dump(mode="json", by_alias=True) for reason in reasons],
+        "algorithm": algorithm.lower(),
+        "events": len(events),
+        "rtmrs": list(registers),
+        "matches": [registers[index] == wanted[index] if index in wanted else None for index in range(RTMRS)],
+        "log": [_event(number, event) for number, event in enumerate(events)],
+    }
+
+
+def _event(number: int, event: Event) -> dict[str, Any]:
+    proved = event_data.measured(event)
+    shown: dict[str, Any] = {
+        "number": number,
+        "rtmr": event.register - 1,
+        "type": event_data.NAMES.get(event.type, f"{event.type:#010x}"),
+        "digest": event.digests.get(SHA384, b"").hex(),
+        "dataBytes": len(event.data),
+        "proved": proved is not None,
+    }
+    variable = event_data.variable(event.data) if shown["type"].startswith("EV_EFI_VARIABLE") else None
+    if variable is not None:
+        shown["variable"] = {"name": variable.name, "guid": variable.guid, "value": variable.value[:MAX_SHOWN_TEXT].hex()}
+        shown["variable"]["proved"] = "NameAndValue" if proved == event.data else "Value" if proved is not None else "Nothing"
+    elif (text := _printable(event.data)) is not None:
+        shown["text"] = text
+    return shown
+
+
+def _printable(data: bytes) -> str | None:
+    try:
+        text = data.decode().rstrip("\0")
+    except UnicodeDecodeError:
+        return None
+    return text[:MAX_SHOWN_TEXT] if text and text.isprintable() else None
+
+
+def _lines(events: Sequence[Event], registers: Sequence[str], wanted: dict[int, str], reasons: Sequence[Reason]) -> list[str]:
+    lines = []
+    for reason in reasons:
+        lines += [f"{click.style(reason.reason, bold=True)}: {reason.message}", f"  what to do: {reason.remedy}"]
+    proved = sum(event_data.measured(event) is not None for event in events)
+    lines.append(f"{len(events)} events; the data of {proved} are proved by their digests")
+    for index, value in enumerate(registers):
+        count = sum(event.register == index + 1 and event.type != eventlog.EV_NO_ACTION for event in events)
+        said = "" if index not in wanted else "  as given" if wanted[index] == value else f"  DIFFERS from {wanted[index]}"
+        lines.append(f"rtmr{index}  {value}  {count} events{said}")
+    return lines
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise AttestationError(AttestationReason.FILE_UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > limit:
+        raise AttestationError(AttestationReason.FILE_UNREADABLE, f"{path} has more than {limit} bytes")
+    return data
