@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 
 from chrysalis.api.policy import Envelope
@@ -12,7 +11,6 @@ from chrysalis.broker.release import Results
 from chrysalis.broker.state_keys import StateKeys
 from chrysalis.broker.store import Store, StoredEvidence
 from chrysalis.clock import Clock, from_unix, unix
-from chrysalis.receipts import jws
 from chrysalis.wire import bundle
 from chrysalis.wire.broker import Evidence, ResultView
 from chrysalis.wire.bundle import Bundle, BundleBroker, BundlePolicy, BundleResult
@@ -54,7 +52,7 @@ class Bundles:
                 reasons=view.reasons,
                 evidence_class=view.evidence_class,
                 tcb_status=view.tcb_status,
-                measurement_name=_measurement(view.ear),
+                measurement_name=bundle.token_claim(view.ear, "chrysalis_result", "measurement"),
                 expires_at=view.expires_at,
                 limited_by=view.limited_by if view.verdict == "Accepted" else "",
                 revoked_at=view.revoked_at,
@@ -65,11 +63,3 @@ class Bundles:
                 placement=view.placement, spki_sha256=self._keys.tls_spki_sha256.hex(), ear_key=self._keys.ear_public.hex()
             ),
         )
-
-
-def _measurement(ear: str) -> str:
-    """The name of the policy's tuple, which only the token says; it is this broker's own, so its signature is not asked."""
-    if not ear:
-        return ""
-    claims = json.loads(jws.from_b64u(ear.split(".")[1]))
-    return str(claims["chrysalis_result"]["measurement"])

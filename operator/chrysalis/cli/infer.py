@@ -10,14 +10,17 @@ import click
 
 from chrysalis.amounts import AmountError, ton
 from chrysalis.amounts import parse as parse_amount
+from chrysalis.attestation.policy_envelope import read_envelope
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.cli import onchain
+from chrysalis.cli.bundle import write_bundle
 from chrysalis.cli.main import EXIT_NO, EXIT_UNREACHABLE
 from chrysalis.client.reasons import ClientError
 from chrysalis.client.receipt_file import ReceiptFile
 from chrysalis.client.session import DEFAULT_MAX_NANOTON, Client, Job
 from chrysalis.client.verification import VerifiedWorker
-from chrysalis.clock import rfc3339
+from chrysalis.clock import SystemClock, rfc3339
+from chrysalis.wire.bundle import to_bytes
 from chrysalis.wire.reasons import WireError, WireReason
 
 PREVIEW = 4
@@ -34,6 +37,7 @@ PREVIEW = 4
 @click.option("--model-digest", help="sha256:<hex> of the model; needed where the policy leaves the worker's model open.")
 @click.option("--max", "maximum", default=str(DEFAULT_MAX_NANOTON), show_default=True, help="What the job may cost at most, nanoton.")
 @click.option("--sni", default="", help="Server name of the worker behind a TLS passthrough.")
+@click.option("--save-bundle", type=click.Path(dir_okay=False, path_type=Path), help="Keep the evidence bundle of this verification here.")
 @click.option("--verify-only", is_flag=True, help="Verify and stop before anything is asked.")
 @onchain.output_option
 def command(
@@ -46,6 +50,7 @@ def command(
     model_digest: str | None,
     maximum: str,
     sni: str,
+    save_bundle: Path | None,
     verify_only: bool,
     output: str,
 ) -> int:
@@ -56,7 +61,8 @@ def command(
     """
     if policy.stat().st_size > MAX_POLICY_BYTES:
         raise click.UsageError(f"{policy} is over {MAX_POLICY_BYTES} bytes")
-    accepted = read_policy(policy.read_bytes())
+    text = policy.read_bytes()
+    accepted, envelope = read_policy(text), read_envelope(text)
     try:
         limit = parse_amount(maximum)
         key = bytes.fromhex(ear_key) if ear_key else None
@@ -78,6 +84,8 @@ def command(
     except (ClientError, WireError) as error:
         _say(error, output)
         return EXIT_UNREACHABLE if error.reason == WireReason.SERVICE_UNREACHABLE else EXIT_NO
+    if save_bundle is not None:
+        write_bundle(save_bundle, to_bytes(worker.bundle(SystemClock().now(), envelope)))
     click.echo(json.dumps(_json(worker, job), indent=1) if output == "json" else _text(worker, job, list(texts)))
     return 0
 

@@ -26,11 +26,13 @@ from pydantic import BaseModel
 
 from chrysalis.api import initdata
 from chrysalis.api.initdata import MeasuredIdentity
-from chrysalis.api.policy import AttestationPolicySpec
+from chrysalis.api.policy import AttestationPolicySpec, Envelope
 from chrysalis.attestation import appraisal, binding, ratls
 from chrysalis.attestation import quote as quotes
 from chrysalis.attestation.collateral import Collateral
+from chrysalis.attestation.freshness import FreshnessMode
 from chrysalis.attestation.verdict import Verdict
+from chrysalis.client.bundles import of_client
 from chrysalis.client.reasons import ClientError, ClientReason
 from chrysalis.clock import from_unix, unix
 from chrysalis.errors import ChrysalisError
@@ -38,8 +40,7 @@ from chrysalis.receipts import jws, worker_id
 from chrysalis.receipts.objects import Offer, PriceList, ReceiptKeyCertificate, check_time
 from chrysalis.receipts.reasons import ReceiptError
 from chrysalis.wire.broker import AttestationDocument, Evidence, NamedReason
-
-MODE_FRESH = "fresh-quote"
+from chrysalis.wire.bundle import Bundle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,20 @@ class VerifiedWorker:
     """The offer, a compact JWS; "" where the worker settles nowhere and makes none."""
     offer: Offer | None
     expires_at: datetime
-    mode: str = MODE_FRESH
+    document: AttestationDocument
+    """What was judged, at `judged_at`, under `policy`."""
+    policy: AttestationPolicySpec
+    judged_at: datetime
+    mode: FreshnessMode = FreshnessMode.FRESH_QUOTE
+
+    def bundle(self, made_at: datetime, envelope: Envelope | None = None) -> Bundle:
+        """Everything that the verdict rests on, to be judged again by anybody (chrysalis.wire.bundle).
+
+        envelope: the owner's signature of the policy, where the client has it.
+        """
+        return of_client(
+            self.document, verdict=self.verdict, policy=self.policy, envelope=envelope, judged_at=self.judged_at, made_at=made_at
+        )
 
     @property
     def offer_hash(self) -> str:
@@ -80,7 +94,7 @@ def verify_worker(
     nonce: the 32 bytes that the client chose.  certificate_der, spki_sha256: of the connection that the document came over.
     """
     evidence = document.evidence
-    if document.mode != MODE_FRESH or bytes.fromhex(evidence.nonce) != nonce:  # 1
+    if document.mode != "fresh-quote" or bytes.fromhex(evidence.nonce) != nonce:  # 1
         raise ClientError(
             ClientReason.EVIDENCE_STALE,
             "the worker showed evidence that was not made for this client's nonce",
@@ -119,6 +133,9 @@ def verify_worker(
         offer_token=document.offer,
         offer=offer,
         expires_at=min(certified_until, verdict.expires_at or certified_until),
+        document=document,
+        policy=policy,
+        judged_at=at.replace(microsecond=0),
     )
 
 

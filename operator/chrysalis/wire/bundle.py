@@ -17,6 +17,7 @@ from chrysalis.api.base import Hex32, Model
 from chrysalis.api.policy import AttestationPolicySpec, Envelope, Placement
 from chrysalis.receipts import jws
 from chrysalis.receipts.objects import Digest, Seconds, SignedObject
+from chrysalis.receipts.reasons import ReceiptError
 from chrysalis.wire.broker import Evidence, NamedReason
 from chrysalis.wire.reasons import WireError, WireReason
 
@@ -159,6 +160,17 @@ class BundleFile:
 def canonical(document: dict[str, Any]) -> bytes:
     """Canonical JSON and a newline; raises ValueError for what has none (lone surrogates, NaN)."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def token_claim(token: str, *path: str) -> str:
+    """A text claim of a JWT without checking anything, for a readable copy beside the token; "" where there is none."""
+    try:
+        found: Any = json.loads(jws.from_b64u(token.split(".")[1]))
+        for name in path:
+            found = found[name]
+    except (ValueError, LookupError, TypeError, RecursionError, ReceiptError):
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -195,15 +195,16 @@ class _Opened:
         identity, bound, flaw = None, b"", None
         try:
             toml, log, quote = _decode(evidence.initdata), _decode(evidence.event_log), quotes.read(_decode(evidence.quote))
-            identity = initdata_form.parse(toml).identity if toml else None
-            if identity is not None:
-                bound = binding.bind(
-                    nonce=bytes.fromhex(evidence.nonce),
-                    tls_spki_sha256=bytes.fromhex(evidence.keys.tls_spki_sha256),
-                    hpke=bytes.fromhex(evidence.keys.hpke),
-                    receipt=bytes.fromhex(evidence.keys.receipt),
-                    identity={"measured": identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
-                ).report_data
+            if not toml:
+                raise AttestationError(AttestationReason.INITDATA_MISSING, "without initdata nothing says what the quote is bound to")
+            identity = initdata_form.parse(toml).identity
+            bound = binding.bind(
+                nonce=bytes.fromhex(evidence.nonce),
+                tls_spki_sha256=bytes.fromhex(evidence.keys.tls_spki_sha256),
+                hpke=bytes.fromhex(evidence.keys.hpke),
+                receipt=bytes.fromhex(evidence.keys.receipt),
+                identity={"measured": identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
+            ).report_data
         except AttestationError as error:
             flaw = Reason.from_error(error)
         except ChrysalisError as error:
