@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.messages import problem
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.routes import administrators, bundles, owners, readers, workers
+from chrysalis.broker.routes import administrators, bundles, owners, readers, simulations, workers
 from chrysalis.clock import unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.wire.reasons import WireError

@@ -13,9 +13,11 @@ from chrysalis.broker.collateral import CollateralCache
 from chrysalis.broker.ear_keys import EarKeys
 from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.nonces import Nonces
+from chrysalis.broker.reappraisal import Reappraiser
 from chrysalis.broker.records import OwnersRecords
 from chrysalis.broker.release import Results
 from chrysalis.broker.settings import Settings
+from chrysalis.broker.simulation import Simulation
 from chrysalis.broker.state_keys import StateKeys
 from chrysalis.broker.store import Store
 from chrysalis.clock import Clock
@@ -47,6 +49,8 @@ class Deps:
     callers: Callers
     certificates: ClientCertificates
     collateral: CollateralCache
+    reappraiser: Reappraiser
+    simulation: Simulation
     metrics: Metrics
     checks: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CHECKS))
     beat: Heartbeat = field(default_factory=Heartbeat)

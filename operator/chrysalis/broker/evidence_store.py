@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from sqlalchemy import Connection, Row, delete, func, insert, select
 
 from chrysalis.broker.rooms import Room, insert_new
 from chrysalis.broker.tables import documents, evidence, evidence_documents, policies, results
+
+log = logging.getLogger(__name__)
 
 COLLATERAL = "collateral"
 SHARED_MEMBERS = ("eventLog", "initdata")
@@ -72,7 +75,7 @@ class EvidenceRoom(Room):
         return found[0] if found else None
 
     def evidence_of(self, result_ids: Sequence[str]) -> list[StoredEvidence]:
-        """The evidence of some results, in no order; those without any are left out."""
+        """The evidence of some results, in no order; those without any, or whose evidence was damaged, are left out."""
         e, r, d, p = evidence.c, results.c, evidence_documents.c, policies.c
         rows = (
             select(evidence, r.policy_name, r.policy_version, r.key_id, r.owner, r.document, p.payload, p.envelope)
@@ -87,10 +90,10 @@ class EvidenceRoom(Room):
         )
         with self.database.reading() as db:
             found = db.execute(rows).all()
-            parts: dict[str, dict[str, str]] = {}
+            parts: dict[str, dict[str, tuple[str, bytes]]] = {}
             for row in db.execute(links):
-                parts.setdefault(row.result_id, {})[row.name] = _unpacked(row.digest, row.body)
-        return [_stored(row, parts.get(row.result_id, {})) for row in found]
+                parts.setdefault(row.result_id, {})[row.name] = (row.digest, row.body)
+        return [stored for row in found if (stored := _readable(row, parts.get(row.result_id, {}))) is not None]
 
 
 def put_evidence(db: Connection, result_id: str, new: NewEvidence) -> int:
@@ -123,6 +126,15 @@ def trim_evidence(db: Connection) -> None:
     db.execute(delete(evidence).where(e.result_id.in_(beyond)))
     used = select(evidence_documents.c.digest).where(evidence_documents.c.digest == documents.c.digest)
     db.execute(delete(documents).where(~used.exists()))
+
+
+def _readable(row: Row[tuple[object, ...]], packed: dict[str, tuple[str, bytes]]) -> StoredEvidence | None:
+    try:
+        return _stored(row, {name: _unpacked(digest, body) for name, (digest, body) in packed.items()})
+    except (ValueError, zlib.error) as error:
+        detail = {"event": "EvidenceDamaged", "result": row.result_id, "error": type(error).__name__}
+        log.error("stored evidence was damaged or changed", extra=detail)
+        return None
 
 
 def _stored(row: Row[tuple[object, ...]], parts: dict[str, str]) -> StoredEvidence:

@@ -26,10 +26,12 @@ from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.nonces import Nonces
 from chrysalis.broker.oidc import OidcVerifier
 from chrysalis.broker.pccs import CollateralFetcher, PccsFetcher
+from chrysalis.broker.reappraisal import Reappraiser
 from chrysalis.broker.reasons import BrokerError
 from chrysalis.broker.records import OwnersRecords
 from chrysalis.broker.release import Results
 from chrysalis.broker.settings import Settings
+from chrysalis.broker.simulation import Simulation
 from chrysalis.broker.store import Store
 from chrysalis.broker.tenants import Tenants
 from chrysalis.clock import Clock, SystemClock, unix
@@ -102,6 +104,8 @@ def assemble(
         ),
         certificates=certificates,
         collateral=collateral,
+        reappraiser=Reappraiser(store=store, judge=judge, clock=clock, metrics=metrics),
+        simulation=Simulation(store=store, judge=judge, clock=clock),
         metrics=metrics,
     )
 

@@ -89,6 +89,17 @@ class ReappraisalRoom(Room):
         with self.database.reading() as db:
             return [(row.seq, row.result_id) for row in db.execute(query)]
 
+    def latest_attempts(self, owner: str, policy_name: str, now: int, limit: int) -> list[str]:
+        """Ids of an owner's living results under a policy, and of the last attempt of each pod where that was refused."""
+        c, newer = results.c, results.alias("newer")
+        mine = and_(c.owner == owner, c.policy_name == policy_name)
+        alive = and_(c.verdict == "Accepted", c.revoked_at.is_(None), c.expires_at > now)
+        later = select(newer.c.seq).where(newer.c.namespace == c.namespace, newer.c.pod_uid == c.pod_uid, newer.c.seq > c.seq)
+        last_refused = and_(c.verdict == "Refused", ~later.exists())
+        query = select(c.result_id).where(mine, or_(alive, last_refused)).order_by(c.seq.desc()).limit(limit)
+        with self.database.reading() as db:
+            return list(db.execute(query).scalars())
+
     def finish_sweep(self, sweep: Sweep, holder: str) -> None:
         """The sweep has come to its end, unless another replica holds it by now."""
         c = reappraisals.c

@@ -50,6 +50,9 @@ class BrokerReason(StrEnum):
     RESULT_REFUSED = "ResultRefused"
     RESULT_EXPIRED = "ResultExpired"
     RESULT_REVOKED = "ResultRevoked"
+    RESULT_TOO_OLD = "ResultTooOld"
+    EVIDENCE_UNUSABLE = "EvidenceUnusable"
+    TOO_MANY_WATCHERS = "TooManyWatchers"
     RESULT_FOR_ANOTHER_KEY = "ResultForAnotherKey"
     POLICY_CHANGED = "PolicyChanged"
     # Start
@@ -83,6 +86,7 @@ STATUS: dict[BrokerReason, int] = {
     BrokerReason.KEY_MALFORMED: 400,
     BrokerReason.COLLATERAL_UNAVAILABLE: 503,
     BrokerReason.RESULT_UNKNOWN: 404,
+    BrokerReason.TOO_MANY_WATCHERS: 429,
     BrokerReason.EVIDENCE_FORGOTTEN: 404,
     BrokerReason.KEY_SERVICE_UNAVAILABLE: 503,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+from collections.abc import Sequence
 
 from chrysalis.broker.callers import Caller
 from chrysalis.broker.encryption import KeyEncryption
@@ -131,7 +132,7 @@ class Results:
         pod_uid: str = "",
         verdict: str = "",
         limit: int = 100,
-    ) -> list[tuple[int, ResultView]]:
+    ) -> Sequence[tuple[int, ResultView]]:
         """The next results that changed after a number, each with the number of its last change, in that order."""
         found = self._store.changes(
             after,

@@ -160,6 +160,7 @@ class ResultList(Versioned):
     """GET /v1/results?namespace=&worker=&podUID=&verdict=&after=&limit=: newest first."""
 
     results: list[ResultView]
+    change: int = 0  # of the newest change when the list was read: where to go on with `watch` or `wait`
 
 
 class Problem(Model):

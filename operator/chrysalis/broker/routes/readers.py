@@ -25,6 +25,8 @@ def register(app: FastAPI, deps: Deps) -> None:
     @app.get("/v1/results")
     async def results(request: Request) -> Response:
         caller = await caller_of(request, deps)
+        if watches.wanted(request):
+            return await watches.answer(request, caller)
         query = parameters(request, LIST_PARAMETERS)
         limit = whole_number(query.get("limit", "100"), "limit", 1, MAX_LIST)
         if query.get("verdict", "") not in VERDICTS:

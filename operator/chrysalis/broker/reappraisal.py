@@ -1,0 +1,133 @@
+"""Judging stored evidence again when what it rests on has changed, and ending the results that would be refused by now.
+
+A policy, a key record, collateral (a revocation list, a TCB recovery) or a withdrawn reference value: whoever changes one
+writes a request in the same transaction (chrysalis.broker.reappraisal_store), and any replica works it off here.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from pydantic import ValidationError
+
+from chrysalis.api.policy import SignedPolicy
+from chrysalis.broker.judging import Case, Judge
+from chrysalis.broker.metrics import Metrics
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.store import Revocation, Store, StoredEvidence, Sweep
+from chrysalis.clock import Clock, from_unix, unix
+from chrysalis.wire.broker import Evidence, NamedReason
+
+log = logging.getLogger(__name__)
+
+BATCH = 32
+HOLD_SECONDS = 15
+"""How long a replica holds a sweep without having finished a batch; another one goes on after that."""
+NOT_JUDGED = frozenset({BrokerReason.COLLATERAL_UNAVAILABLE, BrokerReason.COLLATERAL_MISSING})
+"""Reasons that say nothing about the evidence: the documents to judge it with are not at hand."""
+UNUSABLE = NamedReason(
+    reason=BrokerReason.EVIDENCE_UNUSABLE,
+    message="the stored evidence of this result cannot be judged again",
+    remedy="attest again; if it stays, the database was damaged or changed",
+)
+
+
+class Reappraiser:
+    """Works off the requests.  Thread-safe; one sweep at a time in a process."""
+
+    def __init__(self, *, store: Store, judge: Judge, clock: Clock, metrics: Metrics) -> None:
+        self._store = store
+        self._judge = judge
+        self._clock = clock
+        self._metrics = metrics
+        self._holder = str(uuid.uuid4())
+        self._lock = threading.Lock()
+
+    def work(self) -> int:
+        """Work off every request that no other replica holds; returns how many results were revoked."""
+        revoked = 0
+        with self._lock:
+            while (sweep := self._store.hold_sweep(self._holder, unix(self._clock.now()), HOLD_SECONDS)) is not None:
+                revoked += self._sweep(sweep)
+        return revoked
+
+    def _sweep(self, sweep: Sweep) -> int:
+        began, cursor, judged, revoked = self._clock.monotonic(), sweep.cursor, 0, 0
+        while batch := self._store.living(sweep, cursor, unix(self._clock.now()), BATCH):
+            revocations = list(self._revocations(sweep, [result_id for _, result_id in batch]))
+            now, cursor = unix(self._clock.now()), batch[-1][0]
+            done = self._store.revoke_batch(sweep, self._holder, revocations, cursor=cursor, held_until=now + HOLD_SECONDS, now=now)
+            if done is None:
+                log.warning("another replica has taken the re-appraisal over", extra={"event": "ReappraisalLost"})
+                return revoked
+            judged, revoked = judged + len(batch), revoked + done
+            for revocation in revocations:
+                self._metrics.revocations.labels(sweep.cause.value, revocation.reason).inc()
+        self._store.finish_sweep(sweep, self._holder)
+        log.info(
+            "stored evidence was judged again",
+            extra={
+                "event": "Reappraisal",
+                "reason": sweep.cause.value,
+                "judged": judged,
+                "revoked": revoked,
+                "seconds": round(self._clock.monotonic() - began, 3),
+            },
+        )
+        return revoked
+
+    def _revocations(self, sweep: Sweep, result_ids: list[str]) -> Iterator[Revocation]:
+        found = {stored.result_id: stored for stored in self._store.evidence_of(result_ids)}
+        for result_id in result_ids:
+            stored = found.get(result_id)
+            reasons = [UNUSABLE] if stored is None else again(self._judge, stored, self._clock.now()).reasons
+            if not reasons:
+                continue
+            first = reasons[0]
+            document = {
+                "resultId": result_id,
+                "keyId": stored.key_id if stored is not None else "",
+                "by": "re-appraisal",
+                "cause": sweep.cause.value,
+                "reason": first.reason,
+            }
+            yield Revocation(result_id, first.reason, first.message, document)
+
+
+@dataclass(frozen=True)
+class Again:
+    """What a stored attempt is worth by now: no reasons, accepted; judged False: nothing could be said."""
+
+    reasons: list[NamedReason]
+    judged: bool
+    case: Case | None = None
+
+
+def again(judge: Judge, stored: StoredEvidence, at: datetime, policy: SignedPolicy | None = None) -> Again:
+    """Judge stored evidence at a time, under the stored policy or another one.
+
+    The policy's maximum age counts from the time of the first judgement.  Evidence that cannot be read any more is refused;
+    evidence whose collateral is out of reach is not judged: its result ends by itself.
+    """
+    try:
+        evidence = Evidence.model_validate_json(stored.message)
+    except ValidationError:
+        return Again([UNUSABLE], judged=True)
+    case = judge.judge(evidence, at, policy=policy, prove=False)
+    if {reason.reason for reason in case.reasons} & NOT_JUDGED:
+        return Again([], judged=False)
+    reasons = list(case.reasons)
+    if case.record is not None and stored.owner and case.record.owner_public_key != stored.owner:
+        raise AssertionError("a key never changes its owner")
+    if case.policy is not None and not reasons:
+        ends = from_unix(stored.at) + timedelta(seconds=case.policy.spec.freshness.max_result_age_seconds)
+        if ends <= at:
+            message = f"the policy lets a result live {case.policy.spec.freshness.max_result_age_seconds} s; this one is older"
+            error = BrokerError(BrokerReason.RESULT_TOO_OLD, message, "attest again")
+            reasons.append(NamedReason.model_validate(error.as_dict()))
+    return Again(reasons, judged=True, case=case)
