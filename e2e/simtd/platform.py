@@ -25,9 +25,10 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 from chrysalis.clock import Clock, SystemClock
+from e2e.pccs import answers as pccs_answers
 from e2e.simtd.pki import SimulatedPlatform
 from e2e.simtd.runtime import SOCKET
 
@@ -161,23 +162,8 @@ def collateral_handler(platform: SimulatedPlatform, clock: Clock) -> type[BaseHT
                 self.answer(200, json.dumps(platform.reference_values()).encode())
                 return
             bundle: dict[str, str] = json.loads(platform.collateral(clock.now()))
-            if path == "/tdx/certification/v4/tcb":
-                asked = (parse_qs(urlsplit(self.path).query).get("fmspc") or [""])[0].upper()
-                if asked != json.loads(bundle["tcb_info"])["fmspc"]:
-                    self.fail(404, f"no TCB info for platform {asked[:16]!r}")
-                    return
-                body = f'{{"tcbInfo":{bundle["tcb_info"]},"signature":"{bundle["tcb_info_signature"]}"}}'
-                self.answer(200, body.encode(), TCB_Info_Issuer_Chain=quote(bundle["tcb_info_issuer_chain"]))
-            elif path == "/tdx/certification/v4/qe/identity":
-                body = f'{{"enclaveIdentity":{bundle["qe_identity"]},"signature":"{bundle["qe_identity_signature"]}"}}'
-                self.answer(200, body.encode(), SGX_Enclave_Identity_Issuer_Chain=quote(bundle["qe_identity_issuer_chain"]))
-            elif path == "/sgx/certification/v4/pckcrl":
-                chain = quote(bundle["pck_crl_issuer_chain"])
-                self.answer(200, bytes.fromhex(bundle["pck_crl"]), "application/pkix-crl", SGX_PCK_CRL_Issuer_Chain=chain)
-            elif path == "/sgx/certification/v4/rootcacrl":
-                self.answer(200, bundle["root_ca_crl"].encode(), "text/plain")
-            else:
-                self.fail(404, "unknown path")
+            found = pccs_answers.answer(pccs_answers.asked(self.path), bundle)
+            self.answer(found.status, found.body, found.content_type, **found.headers)
 
     return Collateral
 

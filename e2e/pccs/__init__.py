@@ -1,0 +1,1 @@
+"""A small PCCS for tests: real or synthetic collateral, and every way to answer badly."""
