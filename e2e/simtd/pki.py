@@ -276,6 +276,7 @@ class SimulatedPlatform:
         mrownerconfig: bytes = bytes(48),
         mrseam: bytes = eventlog.MRSEAM,
         mrsignerseam: bytes = bytes(48),
+        seam_attributes: bytes = bytes(8),
         td_attributes: bytes = TD_ATTRIBUTES,
         xfam: bytes = XFAM,
         tee_tcb_svn: bytes = TEE_TCB_SVN,
@@ -287,7 +288,7 @@ class SimulatedPlatform:
     ) -> bytes:
         """A quote over these values, signed by the platform's quoting enclave; version 4 or 5."""
         header = struct.pack("<HHI4s16s20s", version, 2, 0x81, bytes(4), QE_VENDOR, bytes(20))
-        body = tee_tcb_svn + mrseam + mrsignerseam + bytes(8) + td_attributes + xfam
+        body = tee_tcb_svn + mrseam + mrsignerseam + seam_attributes + td_attributes + xfam
         body += mrtd + mrconfigid + mrowner + mrownerconfig + b"".join(rtmrs) + report_data
         if len(body) != 584:
             raise ValueError(f"the fields have {len(body)} bytes together; a TD report has 584")
