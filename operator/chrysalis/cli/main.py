@@ -16,7 +16,7 @@ import click
 from chrysalis import __version__
 from chrysalis.errors import ChrysalisError
 
-VERBS = "audit bundle claim contract earnings epochs eventlog infer inspect keys ledger measure policy receipts seal status unseal verify"
+VERBS = "audit bundle claim contract earnings epochs eventlog gpu infer inspect keys ledger measure policy receipts seal status unseal verify"
 """One module each."""
 EXIT_NO = 1
 EXIT_USAGE = 2

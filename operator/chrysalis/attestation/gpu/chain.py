@@ -141,7 +141,7 @@ def load(pem: bytes) -> tuple[x509.Certificate, ...]:
         raise _unreadable(f"the certificate chain has {len(found)} certificates; at most {MAX_CERTIFICATES} are read")
     try:
         return tuple(x509.load_pem_x509_certificate(one) for one in found)
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise _unreadable("a certificate of the chain cannot be read", str(error)) from error
 
 

@@ -1,0 +1,120 @@
+"""A report's measurements against reference values: one set for the driver, one for the board's firmware."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import product
+
+from chrysalis.api.policy_gpu import GpuArchitecture, GpuReferenceValues, ReferenceKind
+from chrysalis.attestation.gpu.reasons import GpuReason
+from chrysalis.attestation.gpu.spdm import Field, Report
+from chrysalis.attestation.gpu.verdict import Finding
+
+NVDEC0_INDEX = 35
+"""The measurement of the first video decoder's firmware: it is not loaded where the report says that NVDEC0 is disabled."""
+MAX_CANDIDATES = 16
+"""How many sets of one kind, version and architecture are tried; boards of several designs share a version."""
+_R = GpuReason
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What comparing gave."""
+
+    references: tuple[GpuReferenceValues, ...]
+    count: int  # measurements that reference values exist for
+    mismatches: tuple[int, ...]
+    findings: tuple[Finding, ...]
+
+
+def compare(
+    report: Report,
+    references: Sequence[GpuReferenceValues],
+    *,
+    architecture: GpuArchitecture,
+    driver_version: str | None,
+    vbios_version: str | None,
+    at: datetime,
+    device: int,
+    exact_version: bool = True,
+) -> Compared:
+    """Compare every active reference value; whatever is missing, ambiguous or different is a finding.
+
+    exact_version: only sets of the report's own versions count.  Without it (a person gave the sets by hand) a set of another
+    version is a finding and is compared all the same, so that the person sees how the two differ.
+    """
+    versions = {ReferenceKind.DRIVER: driver_version, ReferenceKind.VBIOS: vbios_version}
+    if architecture == GpuArchitecture.LS10:  # a switch has no driver of its own
+        del versions[ReferenceKind.DRIVER]
+    findings: list[Finding] = []
+    sides: list[list[GpuReferenceValues]] = []
+    for kind, version in versions.items():
+        of_kind = [one for one in references if one.kind == kind and one.architecture == architecture]
+        found = [one for one in of_kind if one.version.upper() == (version or "").upper()]
+        if not found and of_kind and not exact_version:
+            known = ", ".join(sorted({one.version for one in of_kind}))
+            message = f"the {kind} reference values are of version {known}, the device has {version}"
+            findings.append(Finding.of(_R.GPU_REFERENCE_VERSION_MISMATCH, message, device=device))
+            found = of_kind
+        if not found:
+            message = f"there are no {kind} reference values of version {version} for {architecture}"
+            findings.append(Finding.of(_R.GPU_REFERENCE_MISSING, message, device=device))
+        sides.append(found[:MAX_CANDIDATES])
+    if not any(sides):
+        return Compared((), 0, (), tuple(findings))
+    attempts = (_attempt(report, chosen, at, device) for chosen in product(*(side for side in sides if side)))
+    best = _best(attempts)
+    return Compared(best.references, best.count, best.mismatches, (*findings, *best.findings))
+
+
+def _best(attempts: Iterable[Compared]) -> Compared:
+    """The first without a finding, otherwise the one with the fewest differences."""
+    best: Compared | None = None
+    for attempt in attempts:
+        if not attempt.findings:
+            return attempt
+        if best is None or (len(attempt.mismatches), len(attempt.findings)) < (len(best.mismatches), len(best.findings)):
+            best = attempt
+    if best is None:
+        raise ValueError("nothing to compare with")
+    return best
+
+
+def _attempt(report: Report, chosen: Sequence[GpuReferenceValues], at: datetime, device: int) -> Compared:
+    findings: list[Finding] = []
+    golden: dict[int, list[str]] = {}
+    conflicts: list[int] = []
+    for reference in chosen:
+        if reference.expires is not None and reference.expires <= at:
+            message = f"the {reference.kind} reference values {reference.version} have expired"
+            findings.append(Finding.of(_R.GPU_REFERENCE_EXPIRED, message, reference.expires.isoformat(), device))
+        for value in reference.values:
+            if value.index in golden:
+                conflicts.append(value.index)
+            golden[value.index] = value.digests
+    if conflicts:
+        message = f"driver and VBIOS reference values both state measurement {_listed(conflicts)}"
+        findings.append(Finding.of(_R.GPU_REFERENCE_CONFLICT, message, device=device))
+    missing: list[int] = []
+    different: list[int] = []
+    for index, digests in sorted(golden.items()):
+        measured = report.measurement(index)
+        if measured is not None and measured.hex() in digests:
+            continue
+        if index == NVDEC0_INDEX and report.flag(Field.NVDEC0_STATUS) is False:
+            continue
+        (missing if measured is None else different).append(index)
+    if missing:
+        findings.append(Finding.of(_R.GPU_MEASUREMENT_MISSING, f"the report has no measurement {_listed(missing)}", device=device))
+    if different:
+        message = f"{len(different)} of {len(golden)} measurements differ from their reference values: {_listed(different)}"
+        first = report.measurement(different[0])
+        detail = f"measurement {different[0]} is {first.hex() if first else ''}"
+        findings.append(Finding.of(_R.GPU_MEASUREMENT_MISMATCH, message, detail, device))
+    return Compared(tuple(chosen), len(golden), tuple(sorted(missing + different)), tuple(findings))
+
+
+def _listed(indices: Iterable[int]) -> str:
+    return ", ".join(map(str, indices))

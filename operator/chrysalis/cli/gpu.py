@@ -1,0 +1,284 @@
+"""`chrysalis gpu …`: judge NVIDIA GPU evidence from files, offline, and digest NVIDIA's reference values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from pydantic import ValidationError
+
+from chrysalis.api.policy_gpu import GpuReferenceValues, GpuRules
+from chrysalis.attestation.gpu import chain, evidence, rim
+from chrysalis.attestation.gpu.appraisal import appraise_gpus
+from chrysalis.attestation.gpu.evidence import GpuEvidence
+from chrysalis.attestation.gpu.ocsp import MAX_RESPONSE_BYTES
+from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
+from chrysalis.attestation.gpu.verdict import DeviceFacts, Finding, GpuVerdict
+from chrysalis.attestation.verdict import EvidenceClass
+from chrysalis.cli.times import Rfc3339
+from chrysalis.clock import SystemClock, rfc3339
+
+MAX_ROOT_BYTES = 64 * 1024
+MAX_RULES_BYTES = 1024 * 1024
+NONCE_BYTES = 32
+NOT_COMPARED = "the measurements were NOT compared: no --rim and no --rules were given, so what runs on the GPU is not judged"
+_R = GpuReason
+_PATH = click.Path(path_type=Path)
+
+
+class Nonce(click.ParamType[bytes]):
+    """32 bytes in hexadecimal."""
+
+    name = "HEX"
+
+    def convert(self, value: str | bytes, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
+        if isinstance(value, bytes):
+            return value
+        try:
+            nonce = bytes.fromhex(value.removeprefix("0x"))
+        except ValueError:
+            nonce = b""
+        if len(nonce) != NONCE_BYTES:
+            self.fail(f"a nonce has {NONCE_BYTES} bytes, that is {2 * NONCE_BYTES} hexadecimal digits", param, ctx)
+        return nonce
+
+
+@click.group("gpu")
+def command() -> None:
+    """NVIDIA GPUs: judge their evidence, and digest their reference values."""
+
+
+@command.command("verify")
+@click.argument("reports", type=_PATH, nargs=-1, required=True, metavar="REPORT...")
+@click.option("--chain", "chains", type=_PATH, multiple=True, help="Certificates of a raw report (PEM), one for each, in order.")
+@click.option("--nonce", type=Nonce(), help="What the reports must answer; without it, freshness is not judged.")
+@click.option("--rim", "rims", type=_PATH, multiple=True, help="NVIDIA's reference values (SWID), or digested ones (`gpu rim -o json`).")
+@click.option("--rules", type=_PATH, help="What to accept: an AttestationPolicy with `gpu`, or the rules alone (YAML, JSON).")
+@click.option("--ocsp", "ocsps", type=_PATH, multiple=True, help="An OCSP answer (DER) about a certificate of a chain.")
+@click.option("--at", type=Rfc3339(), help="Judge as of this time; default: now.")
+@click.option("--root", type=_PATH, help="Trust this device root instead of NVIDIA's: everything under it is simulated.")
+@click.option("--rim-root", type=_PATH, help="Trust this RIM root instead of NVIDIA's.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def verify(
+    reports: tuple[Path, ...],
+    chains: tuple[Path, ...],
+    nonce: bytes | None,
+    rims: tuple[Path, ...],
+    rules: Path | None,
+    ocsps: tuple[Path, ...],
+    at: datetime | None,
+    root: Path | None,
+    rim_root: Path | None,
+    output: str,
+) -> int:
+    """Judge the GPUs and NVSwitches of one machine.
+
+    REPORT is NVIDIA SDK evidence (JSON), or a raw SPDM report (binary, hexadecimal, base64) with --chain.  All reports are judged
+    together.  Exit code: 0 accepted, 1 refused, 2 unreadable input.
+    """
+    if rules is not None and rims:
+        raise click.UsageError("give --rim or --rules, not both: rules hold the reference values that they accept")
+    moment = at or SystemClock().now()
+    devices = _devices(reports, chains)
+    accepted = _rules(rules) if rules is not None else None
+    device_root = _root(root) if root is not None else None
+    references, refused = _references(rims, rim_root)
+    answers = [_read(path, MAX_RESPONSE_BYTES) for path in ocsps]
+    verdict = appraise_gpus(
+        evidence=devices, rules=accepted, nonce=nonce, at=moment, references=references, root=device_root, ocsp_responses=answers
+    )
+    if refused:
+        verdict = verdict.model_copy(
+            update={"verdict": "Refused", "reasons": [*refused, *verdict.reasons], "expires_at": None, "limited_by": None}
+        )
+    if output == "json":
+        click.echo(json.dumps(verdict.to_json_full(), indent=2))
+    else:
+        click.echo("\n".join(_lines(verdict, moment)))
+    if verdict.scope == "Genuineness":
+        click.echo(click.style("WARNING: ", fg="red", bold=True) + NOT_COMPARED, err=True)
+    return 0 if verdict.accepted else 1
+
+
+@command.command("rim")
+@click.argument("files", type=_PATH, nargs=-1, required=True, metavar="FILE...")
+@click.option("--at", type=Rfc3339(), help="Judge the signer's certificates as of this time; default: now.")
+@click.option("--rim-root", type=_PATH, help="Trust this RIM root instead of NVIDIA's.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def rim_command(files: tuple[Path, ...], at: datetime | None, rim_root: Path | None, output: str) -> int:
+    """Check NVIDIA's RIMs (SWID tags with an XML signature) and print the reference values for a policy's gpu.measurements.
+
+    Exit code: 0 all hold, 1 one is refused (signature, signer, validity), 2 unreadable input.
+    """
+    moment = at or SystemClock().now()
+    anchor = _rim_anchor(rim_root)
+    values: list[GpuReferenceValues] = []
+    findings: list[tuple[Path, Finding]] = []
+    for path in files:
+        data = _read(path, rim.MAX_RIM_BYTES)
+        try:
+            values.append(rim.digest(data, at=moment, root_sha256=anchor))
+        except GpuError as error:
+            if error.reason == _R.RIM_MALFORMED:
+                raise
+            findings.append((path, Finding.from_error(error)))
+    if output == "json":
+        refused = [{"file": path.name, **finding.to_json_dict()} for path, finding in findings]
+        accepted = "Refused" if findings else "Accepted"
+        shown = [value.to_json_dict() for value in values]
+        click.echo(json.dumps({"verdict": accepted, "reasons": refused, "measurements": shown}, indent=2))
+    else:
+        for path, finding in findings:
+            click.echo(f"{path}: {finding.reason}: {finding.message}\n    what to do: {finding.remedy}")
+        for value in values:
+            ends = rfc3339(value.expires) if value.expires else "never"
+            click.echo(f"{value.kind} {value.version} for {value.architecture}: {len(value.values)} measurements, until {ends}, {value.id}")
+    return 1 if findings else 0
+
+
+def _devices(reports: Sequence[Path], chains: Sequence[Path]) -> list[GpuEvidence]:
+    """All devices of all files; the chains belong to the raw reports, in order."""
+    files = [(path, _read(path, evidence.MAX_EVIDENCE_BYTES)) for path in reports]
+    waiting = [_read(path, 2 * chain.MAX_CHAIN_BYTES) for path in chains]
+    raw = [path for path, data in files if data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] not in (b"[", b"{")]
+    if waiting and len(waiting) != len(raw):
+        raise click.UsageError(f"there are {len(raw)} raw reports and {len(waiting)} --chain; give one for each, in the same order")
+    devices: list[GpuEvidence] = []
+    for path, data in files:
+        devices += evidence.read(data, waiting.pop(0) if path in raw and waiting else None)
+    return devices
+
+
+def _references(paths: Sequence[Path], rim_root: Path | None) -> tuple[list[GpuReferenceValues], list[Finding]]:
+    """Reference values out of SWID tags or digested JSON; what is refused is a finding, what cannot be read an error."""
+    anchor = _rim_anchor(rim_root)
+    values: list[GpuReferenceValues] = []
+    findings: list[Finding] = []
+    for path in paths:
+        data = _read(path, rim.MAX_RIM_BYTES)
+        if data.lstrip()[:1] in (b"[", b"{"):
+            values += _digested(path, data)
+            continue
+        try:
+            # The appraisal judges `expires` at its own time, and compares all the same.
+            values.append(rim.digest(data, at=None, root_sha256=anchor))
+        except GpuError as error:
+            if error.reason == _R.RIM_MALFORMED:
+                raise
+            findings.append(Finding.from_error(error))
+    return values, findings
+
+
+def _digested(path: Path, data: bytes) -> list[GpuReferenceValues]:
+    """What `chrysalis gpu rim -o json` printed."""
+    try:
+        document = json.loads(data)
+        listed = document["measurements"] if isinstance(document, dict) and "measurements" in document else document
+        return [GpuReferenceValues.model_validate(item) for item in (listed if isinstance(listed, list) else [listed])]
+    except (ValueError, TypeError, RecursionError) as error:
+        raise GpuError(_R.RIM_MALFORMED, f"{path} holds no digested reference values", str(error)[:300]) from error
+
+
+def _rules(path: Path) -> GpuRules:
+    """The GPU rules of a policy, of its bare spec, or alone; raises GpuError."""
+    try:
+        document: Any = yaml.safe_load(_read(path, MAX_RULES_BYTES))
+        for member in ("spec", "gpu"):
+            if isinstance(document, dict) and isinstance(document.get(member), dict):
+                document = document[member]
+        return GpuRules.model_validate(document)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False)[:6]]
+        raise GpuError(_R.GPU_RULES_UNREADABLE, f"{path} holds no GPU rules", "; ".join(problems)[:600]) from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise GpuError(_R.GPU_RULES_UNREADABLE, f"{path} is neither YAML nor JSON", str(error)[:300]) from error
+
+
+def _rim_anchor(path: Path | None) -> str:
+    return rim.NVIDIA_RIM_ROOT_SHA256 if path is None else rim.root_digest(_root(path))
+
+
+def _root(path: Path) -> bytes:
+    """A root's DER, from DER or PEM; raises GpuError."""
+    data = _read(path, MAX_ROOT_BYTES)
+    try:
+        is_pem = data.lstrip().startswith(b"-----BEGIN")
+        certificate = x509.load_pem_x509_certificate(data) if is_pem else x509.load_der_x509_certificate(data)
+        return certificate.public_bytes(Encoding.DER)
+    except ValueError as error:
+        raise GpuError(_R.GPU_ROOT_UNREADABLE, f"{path} is not a certificate", str(error)[:200]) from error
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise GpuError(_R.GPU_FILE_UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
+    if len(data) > limit:
+        raise GpuError(_R.GPU_FILE_UNREADABLE, f"{path} has more than {limit} bytes")
+    return data
+
+
+def _lines(verdict: GpuVerdict, at: datetime) -> list[str]:
+    """The verdict for people: the answer, why, what to do, and each device."""
+    colour = "green" if verdict.accepted else "red"
+    lines = [click.style(verdict.verdict, fg=colour, bold=True) + f"  (as of {rfc3339(at)})", ""]
+    for reason in verdict.reasons:
+        where = "" if reason.device is None else f" (device {reason.device})"
+        lines += [f"  {click.style(reason.reason, bold=True)}{where}: {reason.message}", f"    what to do: {reason.remedy}"]
+        if reason.detail:
+            lines.append(f"    detail: {reason.detail}")
+    if verdict.reasons:
+        lines.append("")
+    facts: list[tuple[str, str | None]] = [
+        ("judged", _judged(verdict)),
+        ("evidence class", _class(verdict.evidence_class)),
+        ("freshness", "the nonce is the one that was given" if verdict.nonce_checked else "NotChecked: no --nonce was given"),
+        ("revocation", verdict.revocation),
+        ("bound to a trust domain", f"{verdict.bound}: a GPU report does not name one"),
+        ("expires", f"{rfc3339(verdict.expires_at)}, limited by {verdict.limited_by}" if verdict.expires_at else None),
+    ]
+    lines += [f"  {name:<24} {value}" for name, value in facts if value]
+    for what, devices in (("GPU", verdict.gpus), ("NVSwitch", verdict.switches)):
+        for device in devices:
+            lines += ["", f"  {what} {device.index}", *_device(device)]
+    return lines
+
+
+def _device(device: DeviceFacts) -> list[str]:
+    compared = f"{device.comparison}, {device.compared} of {device.measurements} have reference values"
+    facts: list[tuple[str, Any]] = [
+        ("signature", device.signature),
+        ("model", device.hardware_model),
+        ("architecture", device.architecture),
+        ("device id", device.device_id),
+        ("driver", device.driver_version),
+        ("firmware", device.vbios_version),
+        ("mode", device.mode),
+        ("nonce", device.nonce),
+        ("measurements", compared),
+        ("secure boot, debug off", "proved by the measurements" if device.secure_boot else "not proved"),
+    ]
+    return [f"    {name:<24} {value}" for name, value in facts if value]
+
+
+def _judged(verdict: GpuVerdict) -> str:
+    if verdict.scope == "Policy":
+        return "against the rules"
+    if verdict.scope == "GenuinenessAndReferences":
+        return "genuineness, and the measurements against the given reference values"
+    return f"genuineness only: {NOT_COMPARED}"
+
+
+def _class(found: EvidenceClass | None) -> str | None:
+    if found == EvidenceClass.SIMULATED:
+        return "Simulated: the root is not NVIDIA's, so this proves nothing about hardware"
+    return found.value if found else None
