@@ -71,11 +71,17 @@ def new_owner_key(path: Path) -> Ed25519PrivateKey:
     return key
 
 
-def ask(url: str, pin: str, question: Callable[[BrokerClient], Awaitable[None]], token: Callable[[], str] | None = None) -> int:
+def ask(
+    url: str,
+    pin: str,
+    question: Callable[[BrokerClient], Awaitable[None]],
+    token: Callable[[], str] | None = None,
+    timeout: float = 15.0,
+) -> int:
     """Ask a broker something; returns the exit code 0, 1 (refused, and why) or 3 (not reached).  token gives the bearer."""
 
     async def run() -> None:
-        async with BrokerClient(url, spki_sha256=pin, token=token) as client:
+        async with BrokerClient(url, spki_sha256=pin, token=token, timeout=timeout) as client:
             await question(client)
 
     try:

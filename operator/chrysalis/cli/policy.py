@@ -15,6 +15,7 @@ from chrysalis.api import names
 from chrysalis.api.policy import AttestationPolicySpec, SignedPolicy
 from chrysalis.attestation import lint as lints
 from chrysalis.cli.owner_files import EXIT_NO, OwnerFileError, OwnerFileReason, ask, owner_key, read_text
+from chrysalis.cli.policy_simulate import simulate
 from chrysalis.cli.times import Rfc3339
 from chrysalis.clock import SystemClock, rfc3339
 from chrysalis.wire import dsse
@@ -23,7 +24,10 @@ from chrysalis.wire.broker import PAYLOAD_POLICY
 
 @click.group("policy")
 def command() -> None:
-    """What evidence a data owner accepts: lint and sign it."""
+    """What evidence a data owner accepts: lint it, try it on stored evidence, and sign it."""
+
+
+command.add_command(simulate)
 
 
 @command.command("lint")

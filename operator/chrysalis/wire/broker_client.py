@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Self, TypeVar
 from urllib.parse import quote, urlsplit
@@ -18,7 +18,7 @@ import httpx
 from pydantic import ValidationError
 
 from chrysalis.api.base import Model
-from chrysalis.api.policy import Envelope
+from chrysalis.api.policy import Envelope, SignedPolicy
 from chrysalis.wire.broker import (
     AttestResult,
     Challenge,
@@ -29,6 +29,7 @@ from chrysalis.wire.broker import (
     ResultView,
     WrappedKey,
 )
+from chrysalis.wire.changes import PolicySimulation, ResultChanges
 from chrysalis.wire.pinning import pinned_context
 from chrysalis.wire.reasons import Refused, WireError, WireReason
 
@@ -114,6 +115,28 @@ class BrokerClient:
     async def result(self, result_id: str) -> ResultView:
         """One attempt to attest; raises Refused with status 404 when the broker does not know it."""
         return await self._ask(ResultView, "GET", f"/v1/results/{quote(result_id, safe='')}")
+
+    async def watch_results(
+        self, *, namespace: str = "", worker: str = "", pod_uid: str = "", verdict: str = "", after: int | None = None
+    ) -> AsyncIterator[tuple[int, ResultView]]:
+        """Every result that is issued, released or revoked from now on, or after the change `after`, as it is by then.
+
+        Without end; each comes with the number to go on after.  A result is seen within two seconds of its change, whichever
+        replica made it.  Raises Refused and WireError like any request; whoever goes on after one passes the last number.
+        """
+        filters = {"namespace": namespace, "worker": worker, "podUID": pod_uid, "verdict": verdict}
+        query = {name: value for name, value in filters.items() if value} | {"wait": str(max(1, int(min(self._timeout / 2, 30))))}
+        if after is None:
+            after = (await self._ask(ResultList, "GET", "/v1/results", query={"limit": "1"})).change
+        while True:
+            changes = await self._ask(ResultChanges, "GET", "/v1/results", query=query | {"after": str(after)})
+            after = changes.next
+            for view in changes.results:
+                yield after, view
+
+    async def simulate(self, policy: SignedPolicy) -> PolicySimulation:
+        """What a policy would change if its owner stored it; needs an owner's token.  Raises Refused."""
+        return await self._ask(PolicySimulation, "POST", f"/v1/policies/{_label(policy.name)}:simulate", body=policy)
 
     async def bundle(self, result_id: str) -> bytes:
         """The evidence bundle of a result (chrysalis.wire.bundle), byte for byte and not judged; raises Refused."""

@@ -11,7 +11,7 @@ from pydantic.json_schema import models_json_schema
 
 from chrysalis.api.base import Model
 from chrysalis.api.policy import Envelope, SignedPolicy
-from chrysalis.wire import broker, broker_views, ear
+from chrysalis.wire import broker, broker_views, changes, ear
 
 FILE = "broker.schema.json"
 MESSAGES: tuple[type[Model], ...] = (
@@ -23,6 +23,8 @@ MESSAGES: tuple[type[Model], ...] = (
     broker.KeyRecord,
     broker.ResultView,
     broker.ResultList,
+    changes.ResultChanges,
+    changes.PolicySimulation,
     broker.Problem,
     broker_views.KeyRecordView,
     broker_views.PolicyView,
