@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from chrysalis.broker.deps import Deps
+from chrysalis.broker.edge import Edge
 from chrysalis.broker.messages import problem
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.routes import administrators, bundles, owners, readers, simulations, workers
+from chrysalis.broker.routes import administrators, bundles, owners, readers, references, simulations, workers
 from chrysalis.clock import unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.wire.reasons import WireError
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS = 30
 REAPPRAISAL_SECONDS = 0.3
-ROUTES = (owners, workers, readers, simulations, administrators, bundles)
+ROUTES = (owners, workers, readers, simulations, administrators, bundles, references)
 
 
 def create_app(deps: Deps) -> FastAPI:
@@ -41,29 +41,14 @@ def create_app(deps: Deps) -> FastAPI:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     app = FastAPI(title="Chrysalis broker", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None, redirect_slashes=False)
-    _handle_errors(app, deps)
+    app.add_middleware(Edge, deps=deps)
+    _handle_errors(app)
     for module in ROUTES:
         module.register(app, deps)
     return app
 
 
-def _handle_errors(app: FastAPI, deps: Deps) -> None:
-    @app.middleware("http")
-    async def count(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        try:
-            response = await call_next(request)
-        except ClientDisconnect:
-            response = Response(status_code=499)
-        except Exception as error:
-            # The class tells where to look; the text could hold a secret.
-            log.error("internal error", extra={"event": "InternalError", "error": type(error).__name__})
-            failure = BrokerError(BrokerReason.INTERNAL_ERROR, "the broker failed", "try again; if it stays, look at the broker's log")
-            response = problem(failure, 500)
-        route = request.scope.get("route")
-        operation = f"{request.method} {route.path}" if route is not None else "none"
-        deps.metrics.requests.labels(operation, str(response.status_code)).inc()
-        return response
-
+def _handle_errors(app: FastAPI) -> None:
     @app.exception_handler(ChrysalisError)
     async def refused(_request: Request, error: Exception) -> Response:
         if isinstance(error, BrokerError):

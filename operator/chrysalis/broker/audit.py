@@ -26,6 +26,7 @@ class AuditEvent(StrEnum):
 
     KEY_STORED = "KeyStored"
     POLICY_STORED = "PolicyStored"
+    REFERENCE_VALUES_STORED = "ReferenceValuesStored"
     KEY_RELEASED = "KeyReleased"
     RELEASE_REFUSED = "ReleaseRefused"
     RESULT_REVOKED = "ResultRevoked"

@@ -11,10 +11,12 @@ from chrysalis.broker.callers import Callers
 from chrysalis.broker.certificates import ClientCertificates
 from chrysalis.broker.collateral import CollateralCache
 from chrysalis.broker.ear_keys import EarKeys
+from chrysalis.broker.limits import Limits
 from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.nonces import Nonces
 from chrysalis.broker.reappraisal import Reappraiser
 from chrysalis.broker.records import OwnersRecords
+from chrysalis.broker.reference_values import References
 from chrysalis.broker.release import Results
 from chrysalis.broker.settings import Settings
 from chrysalis.broker.simulation import Simulation
@@ -46,6 +48,7 @@ class Deps:
     attestor: Attestor
     results: Results
     records: OwnersRecords
+    references: References
     callers: Callers
     certificates: ClientCertificates
     collateral: CollateralCache
@@ -53,4 +56,9 @@ class Deps:
     simulation: Simulation
     metrics: Metrics
     checks: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CHECKS))
+    limits: Limits = field(init=False)
     beat: Heartbeat = field(default_factory=Heartbeat)
+
+    def __post_init__(self) -> None:
+        # frozen: the one member that is made of others
+        object.__setattr__(self, "limits", Limits(self.settings.limits, self.settings.max_concurrent_attestations, self.clock))

@@ -25,6 +25,7 @@ from chrysalis.attestation.verdict import Verdict
 from chrysalis.broker.collateral import CollateralCache
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.records import OwnersRecords
+from chrysalis.broker.reference_values import References
 from chrysalis.broker.state_keys import StateKeys
 from chrysalis.broker.store import Store, StoredKey
 from chrysalis.errors import ChrysalisError
@@ -62,9 +63,19 @@ class Case:
 class Judge:
     """Says what evidence is worth under what is stored.  Thread-safe."""
 
-    def __init__(self, *, store: Store, records: OwnersRecords, collateral: CollateralCache, keys: StateKeys, placement: Placement) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        records: OwnersRecords,
+        references: References,
+        collateral: CollateralCache,
+        keys: StateKeys,
+        placement: Placement,
+    ) -> None:
         self._store = store
         self._records = records
+        self._references = references
         self._collateral = collateral
         self._keys = keys
         self._placement = placement
@@ -77,6 +88,7 @@ class Judge:
         3. Policy: the key record's owner's, of the name in the record, at least of the version that it asks for.
         4. Collateral: of the quote's platform, as it is known now.
         5. Appraisal: of quote, event log and initdata under that policy, over exactly this nonce, these keys, this identity.
+           Nothing in it was withdrawn by a publisher of reference values.
         6. Evidence class: one that the key record allows.
 
         policy: in place of the stored one of step 3.  prove: collateral that is missing may be asked for, once the quote's
@@ -105,6 +117,7 @@ class Judge:
             )
         case.verdict = self._appraise(case, toml, case.initdata, case.policy, prove)  # 4, 5
         case.reasons += [named(reason.model_dump(mode="json")) for reason in case.verdict.reasons]
+        case.reasons += self._references.reasons(toml, case.initdata, case.verdict)
         if case.verdict.accepted and case.collateral is None:
             raise AssertionError("an appraisal accepts only what it found genuine")
         if case.verdict.evidence_class is not None:

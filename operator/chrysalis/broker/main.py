@@ -29,7 +29,9 @@ from chrysalis.broker.pccs import CollateralFetcher, PccsFetcher
 from chrysalis.broker.reappraisal import Reappraiser
 from chrysalis.broker.reasons import BrokerError
 from chrysalis.broker.records import OwnersRecords
+from chrysalis.broker.reference_values import References
 from chrysalis.broker.release import Results
+from chrysalis.broker.server import MAX_HEADER_BYTES, TlsServer
 from chrysalis.broker.settings import Settings
 from chrysalis.broker.simulation import Simulation
 from chrysalis.broker.store import Store
@@ -40,7 +42,6 @@ log = logging.getLogger(__name__)
 
 STALE_SECONDS = 4 * HOUSEKEEPING_SECONDS
 """The event loop is reported dead after this long without a beat."""
-MAX_CONNECTIONS = 512
 EXIT_USAGE = 2
 
 
@@ -72,7 +73,8 @@ def assemble(
     collateral = CollateralCache(store=store, fetcher=fetcher, update_channel=configuration.collateral.update, clock=clock, metrics=metrics)
     collateral.preload(configuration.collateral.preload)
     records = OwnersRecords(store=store, tenants=tenants, encryption=encryption, clock=clock)
-    judge = Judge(store=store, records=records, collateral=collateral, keys=keys, placement=configuration.placement)
+    references = References(store=store, publishers=configuration.publisher_keys, clock=clock)
+    judge = Judge(store=store, records=records, references=references, collateral=collateral, keys=keys, placement=configuration.placement)
     nonces = Nonces(keys.nonce_key, clock, configuration.nonce_seconds)
     return Deps(
         settings=configuration,
@@ -94,6 +96,7 @@ def assemble(
         ),
         results=Results(store=store, records=records, encryption=encryption, keys=keys, clock=clock, metrics=metrics),
         records=records,
+        references=references,
         callers=Callers(
             tenants=tenants,
             readers=configuration.kubernetes.service_accounts if configuration.kubernetes else (),
@@ -110,7 +113,7 @@ def assemble(
     )
 
 
-def tls_server(deps: Deps) -> uvicorn.Server:
+def tls_server(deps: Deps) -> TlsServer:
     """The TLS 1.3 server over the pinned key."""
     config = uvicorn.Config(
         create_app(deps),
@@ -121,8 +124,9 @@ def tls_server(deps: Deps) -> uvicorn.Server:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
+        proxy_headers=False,  # limits are by address, and whoever may write one could write any
+        ws="none",
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
         timeout_graceful_shutdown=5,
     )
     config.load()
@@ -130,7 +134,7 @@ def tls_server(deps: Deps) -> uvicorn.Server:
         raise AssertionError("a TLS server without TLS")
     config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
     deps.certificates.load_into(config.ssl)
-    return uvicorn.Server(config)
+    return TlsServer(config, deps.settings.limits)
 
 
 def plain_paths(deps: Deps) -> tuple[dict[str, Check], dict[str, Check]]:

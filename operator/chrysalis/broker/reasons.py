@@ -30,6 +30,10 @@ class BrokerReason(StrEnum):
     NAME_MISMATCH = "NameMismatch"
     VERSION_NOT_HIGHER = "VersionNotHigher"
     KEY_MALFORMED = "KeyMalformed"
+    # Publishers' documents
+    PUBLISHER_NOT_ALLOWED = "PublisherNotAllowed"
+    WITHDRAWAL_MISSING = "WithdrawalMissing"
+    REFERENCE_VALUE_WITHDRAWN = "ReferenceValueWithdrawn"
     # Attestation
     NONCE_INVALID = "NonceInvalid"
     NONCE_EXPIRED = "NonceExpired"
@@ -84,6 +88,7 @@ STATUS: dict[BrokerReason, int] = {
     BrokerReason.TOO_MANY_REQUESTS: 429,
     BrokerReason.VERSION_NOT_HIGHER: 409,
     BrokerReason.KEY_MALFORMED: 400,
+    BrokerReason.WITHDRAWAL_MISSING: 409,
     BrokerReason.COLLATERAL_UNAVAILABLE: 503,
     BrokerReason.RESULT_UNKNOWN: 404,
     BrokerReason.TOO_MANY_WATCHERS: 429,

@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from chrysalis.api.base import HttpUrl, Model
+from chrysalis.api.base import Hex32, HttpUrl, Model
 from chrysalis.api.names import PORT_BROKER, PORT_HEALTH, PORT_METRICS
 from chrysalis.api.policy import Placement
 from chrysalis.broker.anchors import AnchorSettings
@@ -16,6 +16,7 @@ from chrysalis.broker.collateral_settings import CollateralSettings
 from chrysalis.broker.database_settings import DatabaseSettings
 from chrysalis.broker.ear_keys import EarKeySettings
 from chrysalis.broker.encryption_settings import KeyEncryptionSettings
+from chrysalis.broker.limits import LimitSettings
 from chrysalis.broker.oidc import OidcProvider
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.tenants import ServiceAccount, TenantList, Tenants
@@ -49,7 +50,7 @@ class Settings(Model):
     host, port: the TLS address; an empty host means every address of the pod.
     healthPort: plain /healthz and /readyz.  metricsPort: plain /metrics.
     nonceSeconds: how long a challenge is good.  resultRetentionSeconds: how long ended and refused results are kept.
-    maxConcurrentAttestations: more are answered 429.
+    maxConcurrentAttestations: judged at once.  limits: of strangers (chrysalis.broker.limits).
     database: absent, SQLite in stateDir; PostgreSQL for replicas (chrysalis.broker.database_settings).
     keyEncryption: what seals secrets at rest (chrysalis.broker.encryption_settings); absent: the root key.
     previousKeyEncryption: keys that only open, until `chrysalis broker rotate-root` has sealed everything again.
@@ -57,6 +58,7 @@ class Settings(Model):
     must come from rootKeyFile or keyEncryption).
     earKeys: how the keys that sign results rotate (chrysalis.broker.ear_keys).
     anchor: where the newest state is noted outside of the database (chrysalis.broker.anchors); absent: nowhere.
+    referencePublishers: raw Ed25519 public keys (hex) of those whose reference values are taken; what they withdraw is refused.
     collateral, kubernetes: see there.
     """
 
@@ -73,11 +75,13 @@ class Settings(Model):
     nonce_seconds: Annotated[int, Field(ge=5, le=300)] = 120
     result_retention_seconds: Annotated[int, Field(ge=60, le=366 * 86400)] = 7 * 86400
     max_concurrent_attestations: Annotated[int, Field(ge=1, le=64)] = 8
+    limits: LimitSettings = LimitSettings()
     key_encryption: KeyEncryptionSettings | None = None
     previous_key_encryption: Annotated[list[KeyEncryptionSettings], Field(max_length=8)] = []
     state_keys: Literal["Files", "Database"] = "Files"
     ear_keys: EarKeySettings = EarKeySettings()
     anchor: AnchorSettings | None = None
+    reference_publishers: Annotated[list[Hex32], Field(max_length=16)] = []
     collateral: CollateralSettings = CollateralSettings()
     kubernetes: KubernetesSettings | None = None
 
@@ -86,6 +90,11 @@ class Settings(Model):
         if self.state_keys == "Database" and self.root_key_file is None and self.key_encryption is None:
             raise ValueError("stateKeys: Database needs rootKeyFile or keyEncryption: the root key cannot lie beside what it seals")
         return self
+
+    @property
+    def publisher_keys(self) -> frozenset[bytes]:
+        """The raw public keys of the publishers of reference values."""
+        return frozenset(bytes.fromhex(key) for key in self.reference_publishers)
 
     @property
     def owner_keys(self) -> frozenset[bytes]:

@@ -10,6 +10,7 @@ from chrysalis.broker.database import Database
 from chrysalis.broker.evidence_store import EvidenceRoom, NewEvidence, StoredEvidence
 from chrysalis.broker.reappraisal_store import Cause, ReappraisalRoom, Sweep
 from chrysalis.broker.records_store import RecordsRoom, StoredKey, StoredPolicy
+from chrysalis.broker.reference_store import ReferenceRoom
 from chrysalis.broker.results_store import Basis, Kept, ResultsRoom, Revocation, StoredResult
 
 __all__ = [
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-class Store(RecordsRoom, CollateralRoom, ResultsRoom, EvidenceRoom, ReappraisalRoom, AuditRoom):
+class Store(RecordsRoom, CollateralRoom, ResultsRoom, EvidenceRoom, ReappraisalRoom, ReferenceRoom, AuditRoom):
     """The broker's database.  Thread-safe."""
 
     def __init__(self, url: str | URL) -> None:

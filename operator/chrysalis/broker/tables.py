@@ -163,6 +163,17 @@ reappraisals = Table(
     Column("held_until", BigInteger, nullable=False),
 )
 
+reference_values = Table(
+    "reference_values",  # what publishers signed; the newest version of each counts
+    metadata,
+    Column("publisher", String(64), primary_key=True),
+    Column("version", BigInteger, primary_key=True, autoincrement=False),
+    Column("payload", Text, nullable=False),  # the signed bytes
+    Column("envelope", Text, nullable=False),
+    Column("stored_at", BigInteger, nullable=False),
+    CheckConstraint("version >= 1", name="version"),
+)
+
 audit = Table(
     "audit",
     metadata,

@@ -1,0 +1,111 @@
+"""Publishers' reference values at the broker: taken under their signature, shown to everybody, and what they withdraw refused."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection
+
+from pydantic import ValidationError
+
+from chrysalis.api import initdata as initdata_form
+from chrysalis.api.initdata import Initdata
+from chrysalis.api.policy import Envelope
+from chrysalis.api.reference import ReferenceValues
+from chrysalis.attestation.reference import Measured, withdrawn
+from chrysalis.attestation.verdict import Verdict
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.reference_store import StoredReference
+from chrysalis.broker.store import Store
+from chrysalis.clock import Clock, rfc3339, unix
+from chrysalis.wire import dsse
+from chrysalis.wire.broker import NamedReason
+from chrysalis.wire.reasons import WireError, WireReason
+from chrysalis.wire.reference import PAYLOAD_REFERENCE_VALUES, ReferenceList
+
+
+class References:
+    """The newest documents of the publishers that the settings name.  Thread-safe."""
+
+    def __init__(self, *, store: Store, publishers: Collection[bytes], clock: Clock) -> None:
+        self._store = store
+        self._publishers = {key.hex() for key in publishers}
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._read: dict[tuple[str, int], ReferenceValues] = {}
+
+    def put(self, envelope: Envelope) -> bool:
+        """Store a publisher's document; False when exactly this one is stored.
+
+        1. A named publisher signed it.  2. The signed bytes are reference values.  3. Its version is higher than the stored one's,
+        and nothing that was withdrawn is missing.  4. What is newly withdrawn has every living result judged again.
+        Raises BrokerError and WireError.
+        """
+        try:
+            verified = dsse.verify(envelope, PAYLOAD_REFERENCE_VALUES, [bytes.fromhex(key) for key in self._publishers])  # 1
+        except WireError as error:
+            if error.reason != WireReason.ENVELOPE_SIGNATURE_INVALID:
+                raise
+            raise BrokerError(
+                BrokerReason.PUBLISHER_NOT_ALLOWED,
+                "no publisher that this broker knows signed these reference values",
+                "list the publisher's key under `referencePublishers` of the broker's settings, or sign with a listed one",
+                error.detail,
+            ) from error
+        try:
+            values = ReferenceValues.model_validate_json(verified.payload)  # 2
+            payload = verified.payload.decode()
+        except (ValidationError, UnicodeDecodeError) as error:
+            raise BrokerError(
+                BrokerReason.MESSAGE_MALFORMED,
+                "the signed bytes are not reference values of this version",
+                "make them with `chrysalis reference sign`",
+                str(error)[:1024],
+            ) from error
+        stored = StoredReference(verified.public_key.hex(), values.version, payload, envelope.model_dump_json(by_alias=True))
+        return self._store.put_reference(stored, unix(self._clock.now()))  # 3, 4
+
+    def published(self) -> ReferenceList:
+        """The newest envelope of each publisher."""
+        found = [self._store.reference(publisher) for publisher in sorted(self._publishers)]
+        return ReferenceList(documents=[Envelope.model_validate_json(stored.envelope) for stored in found if stored is not None])
+
+    def reasons(self, toml: bytes, initdata: Initdata, verdict: Verdict) -> list[NamedReason]:
+        """Why evidence that measures this is refused: what a publisher has withdrawn of it."""
+        documents = self._documents()
+        if not documents:
+            return []
+        measured = Measured(
+            image_digest=initdata.identity.image_digest,
+            template_version=initdata.identity.template_version,
+            policy_digest=initdata_form.policy_digest(toml),
+            registers=verdict.measurements,
+        )
+        return [
+            NamedReason(
+                reason=BrokerReason.REFERENCE_VALUE_WITHDRAWN,
+                message=f"{entry.kind.value} {entry.value} was withdrawn by its publisher at {rfc3339(entry.since)}: {entry.why}"[:512],
+                remedy="move to a release whose reference values are current (`chrysalis reference get` shows them)",
+            )
+            for entry in withdrawn(documents, measured)
+        ]
+
+    def _documents(self) -> list[ReferenceValues]:
+        """What is stored now, by whichever replica; a document is parsed once."""
+        if not self._publishers:
+            return []
+        found = []
+        for publisher, version in self._store.reference_versions().items():
+            if publisher not in self._publishers:
+                continue
+            with self._lock:
+                values = self._read.get((publisher, version))
+            if values is None:
+                stored = self._store.reference(publisher)
+                if stored is None:
+                    continue
+                values = ReferenceValues.model_validate_json(stored.payload)
+                with self._lock:
+                    self._read = {key: held for key, held in self._read.items() if key[0] != publisher}
+                    self._read[publisher, stored.version] = values
+            found.append(values)
+        return found

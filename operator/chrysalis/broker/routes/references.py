@@ -1,0 +1,24 @@
+"""Reference values: publishers store them under their signature, everybody may read them."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from chrysalis.api.policy import Envelope
+from chrysalis.broker.deps import Deps
+from chrysalis.broker.messages import MAX_ENVELOPE_BODY, answer, body, parse
+
+
+def register(app: FastAPI, deps: Deps) -> None:
+    """Add the routes."""
+
+    @app.put("/v1/reference-values")
+    async def put_reference_values(request: Request) -> Response:
+        envelope = parse(Envelope, await body(request, MAX_ENVELOPE_BODY))
+        created = await run_in_threadpool(deps.references.put, envelope)
+        return Response(status_code=201 if created else 200)
+
+    @app.get("/v1/reference-values")
+    async def reference_values() -> Response:
+        return answer(await run_in_threadpool(deps.references.published))
