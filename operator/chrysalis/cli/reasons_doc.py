@@ -108,10 +108,14 @@ def _declare(path: Path, source: Path, entries: dict[tuple[str, str], Entry]) ->
     for value in dict.fromkeys(item for item in vars(module).values() if isinstance(item, type)):
         declared_here = issubclass(value, StrEnum) and value.__module__ == name
         if declared_here and ENUM_NAME.search(value.__name__):
-            for member in list[StrEnum](value):
+            for member in _members(value):
                 entry = entries.setdefault((value.__name__, member.name), Entry(member.value, value.__name__, package))
                 if remedy := remedies.get(f"{value.__name__}.{member.name}"):
                     entry.remedies.append(remedy)
+
+
+def _members(enum: type[StrEnum]) -> list[StrEnum]:
+    return list(enum)
 
 
 def _read_module(path: Path, source: Path, entries: dict[tuple[str, str], Entry]) -> None:
