@@ -7,13 +7,25 @@ from fastapi import Request
 
 from chrysalis.broker.callers import Caller
 from chrysalis.broker.deps import Deps
-
-PEER_CERTIFICATE = "peer_certificate"
-"""Where the TLS server puts the verified client certificate (DER) into the ASGI scope's state; absent without one."""
+from chrysalis.broker.limits import address_of
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.server import PEER_CERTIFICATE
 
 
 async def caller_of(request: Request, deps: Deps) -> Caller:
-    """Who sends this request; raises BrokerError: CallerUnauthenticated, CallerNotAllowed, CallerCheckUnavailable."""
+    """Who sends this request.
+
+    Raises BrokerError: CallerUnauthenticated, CallerNotAllowed, CallerCheckUnavailable, TooManyRequests.
+    """
+    address = address_of(request.client.host if request.client else None)
+    deps.limits.before_call(address)
     authorization = request.headers.get("authorization", "")
     certificate = request.scope.get("state", {}).get(PEER_CERTIFICATE)
-    return await to_thread.run_sync(deps.callers.authenticate, authorization, certificate, limiter=deps.checks)
+    try:
+        caller = await to_thread.run_sync(deps.callers.authenticate, authorization, certificate, limiter=deps.checks)
+    except BrokerError as error:
+        if error.reason == BrokerReason.CALLER_UNAUTHENTICATED and authorization:
+            deps.limits.failed_call(address)
+        raise
+    deps.limits.call(caller.name)
+    return caller

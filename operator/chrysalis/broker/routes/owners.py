@@ -9,7 +9,8 @@ from chrysalis.api.policy import Envelope
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.messages import MAX_ENVELOPE_BODY, MAX_SMALL_BODY, answer, body, label, parse
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.routes.authentication import PEER_CERTIFICATE, caller_of
+from chrysalis.broker.routes.authentication import caller_of
+from chrysalis.broker.server import PEER_CERTIFICATE
 
 
 def register(app: FastAPI, deps: Deps) -> None:

@@ -1,0 +1,57 @@
+"""The outermost layer of the application: counts, limits by address, and turns what nobody foresaw into a problem document."""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chrysalis.broker.deps import Deps
+from chrysalis.broker.limits import address_of
+from chrysalis.broker.messages import problem
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+
+log = logging.getLogger(__name__)
+
+UNROUTED = "none"
+DISCONNECTED = 499
+
+
+class Edge:
+    """An ASGI middleware."""
+
+    def __init__(self, app: ASGIApp, deps: Deps) -> None:
+        self._app = app
+        self._deps = deps
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status = 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        client = scope.get("client")
+        try:
+            self._deps.limits.request(address_of(client[0] if client else None))
+            await self._app(scope, receive, sending)
+        except BrokerError as error:  # the limit; the application's own are answered inside
+            await problem(error, error.status)(scope, receive, sending)
+        except ClientDisconnect:
+            status = DISCONNECTED
+        except Exception as error:
+            # The class tells where to look; the text could hold a secret.
+            log.error("internal error", extra={"event": "InternalError", "error": type(error).__name__})
+            failure = BrokerError(BrokerReason.INTERNAL_ERROR, "the broker failed", "try again; if it stays, look at the broker's log")
+            if not status:
+                await problem(failure, 500)(scope, receive, sending)
+        finally:
+            route = scope.get("route")
+            operation = UNROUTED if route is None else f"{scope['method']} {route.path}"
+            self._deps.metrics.requests.labels(operation, str(status)).inc()

@@ -1,0 +1,207 @@
+"""What strangers may take of the broker: requests of an address, places among the attestations.  Constant memory.
+
+Addresses are those of the transport's peer; forwarding headers are never believed (a stranger writes them as it likes), so a
+proxy in front must pass connections through (layer 4, source address kept), or all its clients share one address's limits.
+IPv6 addresses count by their /64, which is what one host is given.
+
+What anybody can send in another's name (a key id, a claimed namespace) is never what is limited by: a flood that names a
+tenant's key must not use up the tenant's share.  Tenants are limited by what has proved itself: accepted attestations, signed
+documents (chrysalis.broker.tenants.Quotas), authenticated calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from anyio import CapacityLimiter
+from pydantic import Field
+
+from chrysalis.api.base import Model
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.clock import Clock
+
+QUEUE_SECONDS = 5.0
+"""For an attestation to wait for its place."""
+SUSPECT_PLACES = 1
+SUSPECT_QUEUE = 4
+REFUSAL_SECONDS = 60.0
+"""An address that has used up its unproven attempts gets all of them back in this time."""
+UNKNOWN_ADDRESS = "unknown"
+
+
+class LimitSettings(Model):
+    """Limits on strangers.
+
+    connections: open at once.  connectionsPerAddress: of these, of one address; an eighth of it while more than half of all
+    are taken.
+    requestsPerSecond: of one address; twice as many at once.  callsPerSecond: of one authenticated caller; twice as many at once.
+    unprovenAttestations: attempts of one address that were not accepted, within a minute; more have to share one place.
+    unprovenCalls: failed authentications of one address within a minute; more are refused unseen.
+    queuedAttestations: attempts that wait for a place.  trackedAddresses: how many are remembered; the longest unseen go first.
+    """
+
+    connections: Annotated[int, Field(ge=8, le=65536)] = 512
+    connections_per_address: Annotated[int, Field(ge=8, le=65536)] = 128
+    requests_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
+    calls_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = 200
+    unproven_attestations: Annotated[int, Field(ge=1, le=10_000)] = 32
+    unproven_calls: Annotated[int, Field(ge=1, le=10_000)] = 30
+    queued_attestations: Annotated[int, Field(ge=1, le=4096)] = 256
+    tracked_addresses: Annotated[int, Field(ge=16, le=1_000_000)] = 16_384
+
+
+def address_of(host: str | None) -> str:
+    """What an address is limited as: itself for IPv4 (mapped into IPv6 or not), its /64 for IPv6."""
+    try:
+        address = ipaddress.ip_address((host or "").partition("%")[0])
+    except ValueError:
+        return UNKNOWN_ADDRESS
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None:
+            return str(address.ipv4_mapped)
+        return str(ipaddress.IPv6Network((int(address) >> 64 << 64, 64)))
+    return str(address)
+
+
+class Buckets:
+    """A token bucket for each of a bounded number of names; not thread-safe.
+
+    A bucket holds at most `burst` tokens and gains `rate` of them each second.  When there are more than `entries` names, the
+    one that was not used for longest is forgotten, which gives it a full bucket again.
+    """
+
+    def __init__(self, *, rate: float, burst: float, entries: int, clock: Clock) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._entries = entries
+        self._clock = clock
+        self._held: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def level(self, name: str) -> float:
+        """How many tokens there are."""
+        held = self._held.get(name)
+        if held is None:
+            return self._burst
+        level, at = held
+        return min(self._burst, level + (self._clock.monotonic() - at) * self._rate)
+
+    def take(self, name: str) -> bool:
+        """Take one token; False when there is none."""
+        level = self.level(name)
+        if level < 1:
+            return False
+        self._put(name, level - 1)
+        return True
+
+    def give(self, name: str) -> None:
+        """Give one back."""
+        self._put(name, min(self._burst, self.level(name) + 1))
+
+    def _put(self, name: str, level: float) -> None:
+        self._held[name] = (level, self._clock.monotonic())
+        self._held.move_to_end(name)
+        while len(self._held) > self._entries:
+            self._held.popitem(last=False)
+
+
+class Lane:
+    """Some places, and a bounded queue before them."""
+
+    def __init__(self, places: int, queue: int) -> None:
+        self._places = asyncio.Semaphore(places)
+        self._queue = queue
+        self._waiting = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether nobody more may wait."""
+        return self._waiting >= self._queue
+
+    @contextlib.asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """A place, for as long as the block runs; raises BrokerError (Busy)."""
+        if self.full:
+            raise busy()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(QUEUE_SECONDS):
+                await self._places.acquire()
+        except TimeoutError as error:
+            raise busy() from error
+        finally:
+            self._waiting -= 1
+        try:
+            yield
+        finally:
+            self._places.release()
+
+
+class Limits:
+    """All limits of one broker process; used on its event loop only."""
+
+    def __init__(self, settings: LimitSettings, places: int, clock: Clock) -> None:
+        """places: attestations that are judged at once."""
+
+        def buckets(rate: float, burst: float) -> Buckets:
+            return Buckets(rate=rate, burst=burst, entries=settings.tracked_addresses, clock=clock)
+
+        self.judges = CapacityLimiter(places + SUSPECT_PLACES)
+        self._requests = buckets(settings.requests_per_second, 2 * settings.requests_per_second)
+        self._calls = buckets(settings.calls_per_second, 2 * settings.calls_per_second)
+        self._unproven = buckets(settings.unproven_attestations / REFUSAL_SECONDS, settings.unproven_attestations)
+        self._failed_calls = buckets(settings.unproven_calls / REFUSAL_SECONDS, settings.unproven_calls)
+        self._good = Lane(places, settings.queued_attestations)
+        self._suspect = Lane(SUSPECT_PLACES, SUSPECT_QUEUE)
+
+    def request(self, address: str) -> None:
+        """Count a request; raises BrokerError (TooManyRequests)."""
+        if not self._requests.take(address):
+            raise _too_many("requests from this address")
+
+    def before_evidence(self, address: str) -> None:
+        """Refuse, before its message is read, an address that is out of attempts while its like fill their queue."""
+        if self._unproven.level(address) < 1 and self._suspect.full:
+            raise busy()
+
+    @contextlib.asynccontextmanager
+    async def attestation(self, address: str) -> AsyncIterator[None]:
+        """A place to judge an attempt of this address; an attempt that ends without an error is given back to it.
+
+        Addresses whose attempts were refused lately share one place of their own, so that the others keep theirs.
+        Raises BrokerError (Busy).
+        """
+        lane = self._good if self._unproven.take(address) else self._suspect
+        async with lane.place():
+            yield
+        self._unproven.give(address)
+
+    def before_call(self, address: str) -> None:
+        """Refuse an address with too many failed authentications lately; raises BrokerError (TooManyRequests)."""
+        if self._failed_calls.level(address) < 1:
+            raise _too_many("failed authentications from this address")
+
+    def failed_call(self, address: str) -> None:
+        """Count a failed authentication."""
+        self._failed_calls.take(address)
+
+    def call(self, caller: str) -> None:
+        """Count an authenticated call; raises BrokerError (TooManyRequests)."""
+        if not self._calls.take(caller):
+            raise _too_many("calls with these credentials")
+
+
+def busy() -> BrokerError:
+    """There is no place for an attestation."""
+    return BrokerError(BrokerReason.BUSY, "too many attestations at once", "try again in a second")
+
+
+def _too_many(what: str) -> BrokerError:
+    return BrokerError(BrokerReason.TOO_MANY_REQUESTS, f"too many {what}", "slow down, and try again in a minute")
