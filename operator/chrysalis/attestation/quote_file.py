@@ -62,8 +62,8 @@ def _from_plain(data: bytes, text: bytes) -> bytes:
             raw = _from_base64(packed)
         except AttestationError as error:
             raise _unreadable("the file is text, but neither hexadecimal, base64 nor JSON", error.detail) from error
-        # Many a word is base64 of something; a quote begins with its version and its key type.
-        if looks_like_cbor(raw) or (len(raw) > 3 and raw[0] in _VERSIONS and raw[1] == 0):
+        # Many a word is base64 of something; a quote begins with its version, two bytes.
+        if raw[:1] != b"" and raw[0] in _VERSIONS and raw[1:2] == b"\0":
             return raw
     raise _unreadable("the file is text, but neither a quote in hexadecimal or base64, nor JSON with a member `quote`")
 

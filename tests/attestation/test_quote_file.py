@@ -1,0 +1,200 @@
+"""How vendors hand quotes on: each form that is read, beside the damaged one that is refused."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chrysalis.attestation.quote import parse, read
+from chrysalis.attestation.quote_file import MAX_QUOTE_BYTES, MAX_REPORT_BYTES, MEMBERS
+from chrysalis.attestation.reasons import AttestationError
+from e2e.simtd.pki import SimulatedPlatform
+
+PLATFORM = SimulatedPlatform.create()
+QUOTE = PLATFORM.quote(bytes(range(64)))
+QUOTE_V5 = PLATFORM.quote(bytes(range(64)), version=5)
+PADDED = QUOTE + bytes(8000 - len(QUOTE))  # as one cloud's guests hand it out
+BASE64 = base64.b64encode(QUOTE).decode()
+URLSAFE = base64.urlsafe_b64encode(QUOTE).decode()
+
+
+def wrapped(text: str, width: int, end: str) -> bytes:
+    return end.join(text[i : i + width] for i in range(0, len(text), width)).encode()
+
+
+FORMS: dict[str, bytes] = {
+    "binary": QUOTE,
+    "hex": QUOTE.hex().encode(),
+    "hex-upper": QUOTE.hex().upper().encode(),
+    "hex-0x": b"0x" + QUOTE.hex().encode(),
+    "hex-0X-upper": b"0X" + QUOTE.hex().upper().encode() + b"\n",
+    "hex-lines": wrapped(QUOTE.hex(), 64, "\n"),
+    "hex-crlf": wrapped(QUOTE.hex(), 32, "\r\n") + b"\r\n",
+    "hex-bytes-apart": wrapped(QUOTE.hex(), 2, " "),
+    "hex-tabs": wrapped(QUOTE.hex(), 8, "\t"),
+    "hex-bom": b"\xef\xbb\xbf" + QUOTE.hex().encode(),
+    "base64": BASE64.encode(),
+    "base64-lines": wrapped(BASE64, 76, "\r\n"),
+    "base64-unpadded": BASE64.rstrip("=").encode(),
+    "base64url": URLSAFE.encode(),
+    "base64url-unpadded": URLSAFE.rstrip("=").encode() + b"\n",
+    "json-hex": json.dumps({"quote": QUOTE.hex()}).encode(),
+    "json-0x": json.dumps({"quote": "0x" + QUOTE.hex()}).encode(),
+    "json-base64": json.dumps({"quote": BASE64}).encode(),
+    "json-base64url": json.dumps({"quote": URLSAFE.rstrip("=")}).encode(),
+    "json-base64-lines": json.dumps({"quote": wrapped(BASE64, 64, "\n").decode()}).encode(),
+    "json-numbers": json.dumps({"td_quote": list(QUOTE), "hcl_report": [1, 2]}).encode(),
+    "json-last": json.dumps({"report_data": "00" * 64, "event_log": "[]", "vm_config": "{}", "quote": QUOTE.hex()}).encode(),
+    "json-pretty": json.dumps({"a": [{"quote": 1}], "quote": QUOTE.hex()}, indent=4).encode() + b"\n",
+    "json-text": json.dumps(QUOTE.hex()).encode(),
+    "json-both-the-same": json.dumps({"quote": QUOTE.hex(), "intel_quote": BASE64}).encode(),
+    "json-with-a-large-log": json.dumps({"cc_eventlog": "A" * 700_000, "quote": BASE64}).encode(),
+    **{f"json-{name}": json.dumps({name: QUOTE.hex()}).encode() for name in MEMBERS},
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
+def test_a_form_is_read(form: bytes) -> None:
+    assert read(form) == QUOTE
+
+
+PADDINGS: dict[str, Callable[[bytes], bytes]] = {
+    "binary": bytes,
+    "hex": lambda raw: raw.hex().encode(),
+    "base64": base64.b64encode,
+    "json": lambda raw: json.dumps({"quote": raw.hex()}).encode(),
+}
+
+
+@pytest.mark.parametrize("form", PADDINGS.values(), ids=PADDINGS)
+def test_zero_padding_in_every_form(form: Callable[[bytes], bytes]) -> None:
+    assert parse(read(form(PADDED))).raw == QUOTE
+    assert parse(read(form(PADDED))).trailing == b""
+    assert parse(read(form(QUOTE + b"\1"))).trailing == b"\1"
+
+
+DAMAGED: list[tuple[str, bytes, str]] = [
+    ("a digit lost", QUOTE.hex()[:-1].encode(), "QuoteMalformed"),
+    ("a digit of 0x lost", b"0x" + QUOTE.hex()[1:].encode(), "QuoteMalformed"),
+    ("a letter that is no digit", QUOTE.hex()[:-1].encode() + b"g", "QuoteUnreadable"),
+    ("two alphabets in one text", (URLSAFE + "+/").encode(), "QuoteUnreadable"),
+    ("padding within", BASE64[:100].encode() + b"=" + BASE64[100:].encode(), "QuoteUnreadable"),
+    ("base64 of a text", base64.b64encode(b"this is not a quote, whatever its form"), "QuoteUnreadable"),
+    ("a word", b"password", "QuoteUnreadable"),
+    ("a certificate", PLATFORM.pck_chain.encode(), "QuoteUnreadable"),
+    ("a list", b"[4, 0, 2]", "QuoteUnreadable"),
+    ("JSON without a quote", b'{"report": "00"}', "QuoteUnreadable"),
+    ("JSON that ends early", b'{"quote": "04000', "QuoteUnreadable"),
+    ("deep JSON", b'{"quote":' + b"[" * 50_000, "QuoteUnreadable"),
+    ("a number", b'{"quote": 4}', "QuoteMalformed"),
+    ("numbers that are no bytes", b'{"quote": [4, 0, 256]}', "QuoteMalformed"),
+    ("true and false", b'{"quote": [true, false]}', "QuoteMalformed"),
+    ("null", b'{"quote": null}', "QuoteMalformed"),
+    ("an object", json.dumps({"quote": {"quote": QUOTE.hex()}}).encode(), "QuoteMalformed"),
+    ("text of another script", '{"quote": "٠٤"}'.encode(), "QuoteMalformed"),
+    ("named twice", f'{{"quote": "{QUOTE.hex()}", "quote": "{QUOTE_V5.hex()}"}}'.encode(), "QuoteMalformed"),
+    ("two different quotes", json.dumps({"quote": QUOTE.hex(), "tdx_quote": QUOTE_V5.hex()}).encode(), "QuoteMalformed"),
+    ("base64 cut", json.dumps({"quote": BASE64.rstrip("=")[:-3]}).encode(), "QuoteMalformed"),
+    ("too many bytes", bytes(MAX_QUOTE_BYTES + 1), "QuoteTooLarge"),
+    ("too many digits", b"00" * (MAX_QUOTE_BYTES + 1), "QuoteTooLarge"),
+    ("too many digits in JSON", json.dumps({"quote": "00" * (MAX_QUOTE_BYTES + 1)}).encode(), "QuoteTooLarge"),
+    ("a report without end", b'{"quote": "' + b" " * MAX_REPORT_BYTES, "QuoteTooLarge"),
+    ("nothing", b"", "QuoteMalformed"),
+    ("an empty text", b'{"quote": ""}', "QuoteMalformed"),
+]
+
+
+@pytest.mark.parametrize(("data", "reason"), [row[1:] for row in DAMAGED], ids=[row[0] for row in DAMAGED])
+def test_a_damaged_form_is_refused(data: bytes, reason: str) -> None:
+    with pytest.raises(AttestationError) as caught:
+        parse(read(data))
+    assert caught.value.reason == reason
+    assert caught.value.remedy
+
+
+CBOR = {
+    "map": b"\xa3",
+    "array": b"\x84",
+    "long-array": b"\x98\x20",
+    "indefinite-array": b"\x9f",
+    "indefinite-map": b"\xbf",
+    "map-of-two-bytes": b"\xb9\x01\x00",
+    "small-tag": b"\xc1",
+    "tag-of-one-byte": b"\xd8\x3d",  # 61: a CBOR web token
+    "tag-of-two-bytes": b"\xd9\xd9\xf7",  # 55799: self-described CBOR
+    "tag-60000": b"\xd9\xea\x60",  # Intel TEE quote, interoperable RA-TLS
+    "tag-of-four-bytes": b"\xda\x00\x0f\x42\x40",
+    "tag-of-eight-bytes": b"\xdb" + bytes(8),
+}
+
+
+@pytest.mark.parametrize("size", [4, 500, 9_000, MAX_QUOTE_BYTES], ids=["tiny", "small", "over-8-KB", "largest"])
+@pytest.mark.parametrize("head", CBOR.values(), ids=CBOR)
+def test_dice_evidence_is_named_as_such(head: bytes, size: int) -> None:
+    data = head + bytes([0x42, 0x01, 0xFF]) + b"\x5a" * max(size - len(head) - 3, 0)
+    for form in (data, json.dumps({"quote": base64.b64encode(data).decode()}).encode()):
+        with pytest.raises(AttestationError) as caught:
+            parse(read(form))
+        assert caught.value.reason == "QuoteTypeUnsupported"
+        assert "CBOR" in caught.value.message
+        assert "DICE" in caught.value.message
+
+
+def test_a_binary_quote_never_looks_like_cbor() -> None:
+    assert parse(read(QUOTE)).version == 4
+    assert parse(read(QUOTE_V5)).version == 5
+
+
+@pytest.mark.vectors
+@pytest.mark.parametrize(
+    "name", ["automata/quotev4.hex", "dcap-qvl/quote-from-tappd.hex", "dcap-qvl/tdx_quote", "dstack/quote-report.json", "edgeless/quote"]
+)
+def test_real_quotes_in_every_form(vectors: Path, name: str) -> None:
+    raw = read((vectors / name).read_bytes())
+    quote = parse(raw)
+    assert quote.fmspc
+    for form in (raw.hex().encode(), b"0x" + raw.hex().encode(), base64.b64encode(raw), json.dumps({"quote": raw.hex()}).encode()):
+        assert read(form) == raw
+    assert parse(quote.raw + bytes(8000 - len(quote.raw))).raw == quote.raw
+
+
+def outcome(data: bytes) -> str:
+    try:
+        parse(read(data))
+    except AttestationError as error:
+        return str(error.reason)
+    return ""
+
+
+@given(st.binary(max_size=3000))
+def test_any_bytes(data: bytes) -> None:
+    outcome(data)
+
+
+@given(st.text(max_size=600))
+def test_any_text(text: str) -> None:
+    assert outcome(text.encode("utf-8", "surrogatepass"))
+
+
+JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=60) | st.just(QUOTE.hex()),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from([*MEMBERS, "x"]), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(JSON_VALUES)
+def test_any_json(value: Any) -> None:
+    outcome(json.dumps(value).encode())
+
+
+@given(st.integers(0, len(QUOTE_V5) - 1), st.integers(0, len(QUOTE) - 1))
+def test_a_splice_of_two_quotes_is_read_or_refused(cut: int, start: int) -> None:
+    outcome(QUOTE_V5[:cut] + QUOTE[start:])
