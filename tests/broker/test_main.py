@@ -83,7 +83,7 @@ def test_the_client_goes_the_whole_way(world: World, running: Running) -> None:
         assert await client.healthy()
         return await client.results(pod_uid="uid-1", limit=5)
 
-    (view,) = ask(world, running, way)
+    (view,) = ask(world, running, way, owner_token.make(world.acme.key, world.clock.now()))
     assert view.verdict == "Accepted"
 
 
@@ -202,7 +202,7 @@ def write(path: Path, text: str) -> Path:
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("unknown key", "stateDir: s\nplacement: Development\nowner: []\n"),
+        ("unknown key", "stateDir: s\nplacement: Development\nowners: []\n"),
         ("no placement", "stateDir: s\n"),
         ("unknown placement", "stateDir: s\nplacement: Cluster\n"),
         ("short owner", "stateDir: s\nplacement: External\ntenants: [{name: a, owners: [ab]}]\n"),
