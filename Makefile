@@ -1,4 +1,4 @@
-# Each target is one line that calls a program; how it works stands there. Variables: KEEP SEED SEEDS ONLY CACHE.
+# Each target is one line that calls a program; how it works stands there. Variables: KEEP SEED SEEDS SECONDS ONLY CACHE.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 PY = .ci/python
@@ -22,6 +22,8 @@ test: lint types layers programs  ## everything, on the real cluster and the rea
 	@$(PY) -m pytest tests e2e/tests -m "not (sweep or bench)"
 test-faults: setup  ## kill -9 at every named point, then at points of SEED, SEED+1, … (SEEDS many)
 	@$(PY) -m pytest e2e/tests -m fault
+fuzz: setup   ## fuzz each parser of foreign bytes for SECONDS (600); ONLY=beginning of a target's name
+	@$(PY) -m tests.fuzz --seconds $(or $(SECONDS),600)
 crds: setup   ## generate crds/ from the Python models
 	@$(PY) -m chrysalis.api.crd crds
 demo: setup   ## the main job, from a bare machine to Toncoin
@@ -38,4 +40,4 @@ devnet: setup        ## a local TON network with the real TVM
 	@$(PY) -m e2e.devnet
 clean:        ## remove what builds left in this folder (caches stay under ~/.cache/chrysalis)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis bench-results.json contracts/node_modules
-.PHONY: help setup lint types layers unit programs test test-faults crds demo bench cluster-up cluster-down cluster-status devnet clean
+.PHONY: help setup lint types layers unit programs test test-faults fuzz crds demo bench cluster-up cluster-down cluster-status devnet clean
