@@ -89,7 +89,7 @@ def _check_crl(document: SignedDocument, anchor: TrustAnchor, at: datetime, name
             if name and kind != name:
                 raise AttestationError(_R.COLLATERAL_MISMATCH, f"the PCK CRL is of the {kind} authority, not of the {name} one")
         genuine = crl.is_signature_valid(key)  # 2
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion) as error:
         raise AttestationError(_R.COLLATERAL_MALFORMED, f"the {document.kind.value} cannot be read", str(error)) from error
     if not genuine:
         raise AttestationError(_R.COLLATERAL_SIGNATURE_INVALID, f"the {document.kind.value} is not signed by its authority")
@@ -99,7 +99,7 @@ def _check_crl(document: SignedDocument, anchor: TrustAnchor, at: datetime, name
 def _not_revoked(certificates: list[x509.Certificate], root_crl: SignedDocument) -> None:
     try:
         crl = x509.load_der_x509_crl(root_crl.body)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise AttestationError(_R.COLLATERAL_MALFORMED, "the root CRL cannot be read", str(error)) from error
     for certificate in certificates:
         if certificate.issuer == crl.issuer and crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:

@@ -77,7 +77,7 @@ class ClientCertificates:
                 raise ValueError("not valid at this time")
             _check_use(certificate)
             names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-        except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
             raise BrokerError(
                 BrokerReason.CALLER_UNAUTHENTICATED,
                 "the client certificate cannot be used",
@@ -123,7 +123,7 @@ def _read(path: Path) -> tuple[x509.Certificate, ...]:
         found = tuple(x509.load_pem_x509_certificates(text))
         if not 0 < len(found) <= MAX_AUTHORITIES:
             raise ValueError(f"it must hold 1 to {MAX_AUTHORITIES} certificates")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, x509.InvalidVersion) as error:
         raise _invalid(path, str(error)) from error
     return found
 

@@ -99,7 +99,7 @@ def _root(path: Path) -> bytes:
         is_pem = data.lstrip().startswith(b"-----BEGIN")
         certificate = x509.load_pem_x509_certificate(data) if is_pem else x509.load_der_x509_certificate(data)
         return certificate.public_bytes(Encoding.DER)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise AttestationError(AttestationReason.ROOT_UNREADABLE, f"{path} is not a certificate", str(error)) from error
 
 

@@ -211,7 +211,14 @@ def _check_ratls(certificate_der: bytes, spki_sha256: bytes, fresh_quote: bytes)
         quote, claims_buffer = ratls.parse_extension(value)
         claims = binding.parse_claims(claims_buffer)
         own, fresh = quotes.parse(quote), quotes.parse(fresh_quote)
-    except (ValueError, x509.ExtensionNotFound, ChrysalisError) as error:
+    except (
+        ValueError,
+        x509.InvalidVersion,
+        x509.ExtensionNotFound,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+        ChrysalisError,
+    ) as error:
         raise _certificate_mismatch("it carries no readable RA-TLS evidence", str(error)) from error
     if own.report_data != binding.report_data(claims_buffer):
         raise _certificate_mismatch("its quote does not cover its claims", "report_data")

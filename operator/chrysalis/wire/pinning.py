@@ -35,7 +35,7 @@ def spki_sha256(certificate_der: bytes) -> bytes:
     try:
         certificate = x509.load_der_x509_certificate(certificate_der)
         return hashlib.sha256(certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
-    except (ValueError, UnsupportedAlgorithm) as error:
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise WireError(
             WireReason.ANSWER_MALFORMED,
             "the server's certificate cannot be read",

@@ -110,7 +110,9 @@ def _read(data: bytes) -> Answer:
             raise GpuError(_R.GPU_OCSP_INVALID, "the OCSP service refused to answer", response.response_status.name)
         # Properties are read lazily: what cannot be read must fail here, under this reason.
         _ = (response.serial_number, response.this_update_utc, response.hash_algorithm, response.certificates, response.extensions)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        _ = (response.responder_name, response.signature_hash_algorithm, response.next_update_utc, response.certificate_status)
+        _ = [(candidate.subject, candidate.extensions, candidate.public_key()) for candidate in response.certificates]
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:
         raise GpuError(_R.GPU_OCSP_INVALID, "the OCSP answer cannot be read", str(error)[:200]) from error
     return Answer(response)
 
