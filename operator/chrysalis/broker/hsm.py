@@ -103,7 +103,10 @@ class Hsm:
             with settings.pin_file.open("rb") as file:
                 pin = file.read(MAX_PIN_BYTES).decode().strip()
             token = pkcs11.lib(str(settings.module)).get_token(token_label=settings.token)
-            self._session = token.open(user_pin=pin)
+            try:
+                self._session = token.open(user_pin=pin)
+            except token_errors.UserAlreadyLoggedIn:  # a login is the whole process's: another session has it
+                self._session = token.open()
             self._key = self._session.get_key(object_class=pkcs11.ObjectClass.SECRET_KEY, key_type=pkcs11.KeyType.AES, label=settings.key)
         except (OSError, ValueError, RuntimeError) as error:  # the library raises its own errors and plain RuntimeErrors
             self._forget()

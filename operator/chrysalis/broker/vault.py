@@ -106,9 +106,12 @@ class VaultTransit:
 
     def unwrap(self, body: bytes, associated: bytes) -> bytes:
         try:
-            question = {"ciphertext": body.decode("ascii"), "associated_data": _b64(associated)}
+            text = body.decode("ascii")
+            if _version(text) < 1 or _b64(base64.b64decode(text.rpartition(":")[2], validate=True)) != text.rpartition(":")[2]:
+                raise ValueError("not vault:vN:base64")  # base64 has spare bits: one sealed value has one form
         except ValueError as error:
-            raise not_opened(self, "the ciphertext is not text") from error
+            raise not_opened(self, str(error)) from error
+        question = {"ciphertext": text, "associated_data": _b64(associated)}
         answer = self._ask("POST", f"{self._settings.mount}/decrypt/{self._settings.key}", question, opens=True)
         try:
             return base64.b64decode(answer["plaintext"], validate=True)
