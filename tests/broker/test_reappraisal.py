@@ -253,7 +253,7 @@ def test_simulating_names_who_would_lose_and_changes_nothing(world: World) -> No
     found = simulate(world, tdx=no_measurement(world)).json()
     (losing,) = found["losing"]
     assert (losing["resultId"], losing["when"], losing["reasons"][0]["reason"]) == (mine, "Immediately", "MeasurementNotAllowed")
-    assert (losing["workerName"], losing["podUID"]) == ("w", "uid-1")
+    assert (losing["workerName"], losing["podUid"]) == ("w", "uid-1")
     assert found["keeping"] == 0
     assert world.deps.reappraiser.work() == 0
     assert "revokedAt" not in view(world, mine)

@@ -97,13 +97,15 @@ class Watching:
     async def wait(self, page: Page, after: int, seconds: float) -> tuple[list[ResultView], int]:
         """A long poll: the next changes that this watcher may see, at the latest after some seconds, and where to go on."""
         until = time.monotonic() + seconds
-        while await self.beyond(after, max(0.0, until - time.monotonic())):
-            upto = self._number
-            found = await run_in_threadpool(page, after)
+        upto = after
+        while True:
+            found = await run_in_threadpool(page, after)  # first of all: what has changed already is not waited for
             if found:
                 return [view for _, view in found], found[-1][0]
-            after = upto  # all of it was for others
-        return [], after
+            after = upto  # all up to there was for others
+            if not await self.beyond(after, max(0.0, until - time.monotonic())):
+                return [], after
+            upto = self._number
 
     async def stream(self, page: Page, after: int, seconds: float = MAX_WATCH_SECONDS) -> AsyncIterator[str]:
         """Server-sent events (HTML standard, section 9.2): `event: result`, its id the change's number, its data a ResultView."""

@@ -33,7 +33,7 @@ class SimulatedChange(Model):
     namespace: str
     worker_name: str
     pod_name: str
-    pod_uid: str = Field(alias="podUID")
+    pod_uid: str
     when: Literal["Immediately", "AtExpiry"]
     at: datetime
     reasons: list[NamedReason] = []
