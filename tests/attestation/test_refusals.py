@@ -36,7 +36,7 @@ DOMAINS: list[tuple[str, dict[str, Any], dict[str, Any], list[str]]] = [
     ("an unlisted module", {"tee_tcb_svn": "060203" + "00" * 13}, {"tee_tcb_svn": "060103" + "00" * 13}, ["TdxModuleMismatch"]),
     ("an old module", {"tee_tcb_svn": "030103" + "00" * 13}, {"tee_tcb_svn": "050103" + "00" * 13}, ["TcbLevelNotFound"]),
     ("another enclave's signer", {"qe_signer": "11" * 32}, {}, ["QeIdentityMismatch"]),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize("version", [4, 5])
