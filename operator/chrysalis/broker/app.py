@@ -11,11 +11,12 @@ from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
+from chrysalis.broker import openapi
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.edge import Edge
 from chrysalis.broker.messages import problem
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.routes import administrators, bundles, owners, readers, references, simulations, workers
+from chrysalis.broker.routes import administrators, attestation, bundles, owners, readers, references, simulations, workers
 from chrysalis.clock import unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.wire.reasons import WireError
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS = 30
 REAPPRAISAL_SECONDS = 0.3
-ROUTES = (owners, workers, readers, simulations, administrators, bundles, references)
+ROUTES = (owners, workers, readers, simulations, administrators, bundles, references, attestation)
 
 
 def create_app(deps: Deps) -> FastAPI:
@@ -45,6 +46,7 @@ def create_app(deps: Deps) -> FastAPI:
     _handle_errors(app)
     for module in ROUTES:
         module.register(app, deps)
+    openapi.register(app)
     return app
 
 

@@ -14,6 +14,7 @@ from chrysalis.broker.ear_keys import EarKeys
 from chrysalis.broker.limits import Limits
 from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.nonces import Nonces
+from chrysalis.broker.own_evidence import OwnEvidence
 from chrysalis.broker.reappraisal import Reappraiser
 from chrysalis.broker.records import OwnersRecords
 from chrysalis.broker.reference_values import References
@@ -49,6 +50,7 @@ class Deps:
     results: Results
     records: OwnersRecords
     references: References
+    own_evidence: OwnEvidence
     callers: Callers
     certificates: ClientCertificates
     collateral: CollateralCache

@@ -25,6 +25,7 @@ from chrysalis.broker.judging import Judge
 from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.nonces import Nonces
 from chrysalis.broker.oidc import OidcVerifier
+from chrysalis.broker.own_evidence import OwnEvidence
 from chrysalis.broker.pccs import CollateralFetcher, PccsFetcher
 from chrysalis.broker.reappraisal import Reappraiser
 from chrysalis.broker.reasons import BrokerError
@@ -75,6 +76,8 @@ def assemble(
     records = OwnersRecords(store=store, tenants=tenants, encryption=encryption, clock=clock)
     references = References(store=store, publishers=configuration.publisher_keys, clock=clock)
     judge = Judge(store=store, records=records, references=references, collateral=collateral, keys=keys, placement=configuration.placement)
+    own_evidence = OwnEvidence(configuration.own_evidence, keys=keys, collateral=collateral, clock=clock)
+    own_evidence.check()
     nonces = Nonces(keys.nonce_key, clock, configuration.nonce_seconds)
     return Deps(
         settings=configuration,
@@ -97,6 +100,7 @@ def assemble(
         results=Results(store=store, records=records, encryption=encryption, keys=keys, clock=clock, metrics=metrics),
         records=records,
         references=references,
+        own_evidence=own_evidence,
         callers=Callers(
             tenants=tenants,
             readers=configuration.kubernetes.service_accounts if configuration.kubernetes else (),

@@ -65,6 +65,7 @@ class BrokerReason(StrEnum):
     DATABASE_UNAVAILABLE = "DatabaseUnavailable"
     COLLATERAL_ROLLED_BACK = "CollateralRolledBack"
     AUDIT_BROKEN = "AuditBroken"
+    OWN_EVIDENCE_UNAVAILABLE = "OwnEvidenceUnavailable"
     # Keys, backups and anchors
     KEY_SERVICE_UNAVAILABLE = "KeyServiceUnavailable"
     KEY_CHANGED = "KeyChanged"
@@ -89,6 +90,7 @@ STATUS: dict[BrokerReason, int] = {
     BrokerReason.VERSION_NOT_HIGHER: 409,
     BrokerReason.KEY_MALFORMED: 400,
     BrokerReason.WITHDRAWAL_MISSING: 409,
+    BrokerReason.OWN_EVIDENCE_UNAVAILABLE: 503,
     BrokerReason.COLLATERAL_UNAVAILABLE: 503,
     BrokerReason.RESULT_UNKNOWN: 404,
     BrokerReason.TOO_MANY_WATCHERS: 429,

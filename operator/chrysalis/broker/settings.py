@@ -18,6 +18,7 @@ from chrysalis.broker.ear_keys import EarKeySettings
 from chrysalis.broker.encryption_settings import KeyEncryptionSettings
 from chrysalis.broker.limits import LimitSettings
 from chrysalis.broker.oidc import OidcProvider
+from chrysalis.broker.own_evidence_settings import OwnEvidenceSettings
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.tenants import ServiceAccount, TenantList, Tenants
 
@@ -58,6 +59,8 @@ class Settings(Model):
     must come from rootKeyFile or keyEncryption).
     earKeys: how the keys that sign results rotate (chrysalis.broker.ear_keys).
     anchor: where the newest state is noted outside of the database (chrysalis.broker.anchors); absent: nowhere.
+    ownEvidence: where a broker in a trust domain gets evidence about itself (chrysalis.broker.own_evidence); needed for, and only
+    for, placement InTD.
     referencePublishers: raw Ed25519 public keys (hex) of those whose reference values are taken; what they withdraw is refused.
     collateral, kubernetes: see there.
     """
@@ -81,9 +84,16 @@ class Settings(Model):
     state_keys: Literal["Files", "Database"] = "Files"
     ear_keys: EarKeySettings = EarKeySettings()
     anchor: AnchorSettings | None = None
+    own_evidence: OwnEvidenceSettings | None = None
     reference_publishers: Annotated[list[Hex32], Field(max_length=16)] = []
     collateral: CollateralSettings = CollateralSettings()
     kubernetes: KubernetesSettings | None = None
+
+    @model_validator(mode="after")
+    def _in_a_domain_with_evidence(self) -> Self:
+        if (self.placement == Placement.IN_TD) != (self.own_evidence is not None):
+            raise ValueError("placement InTD needs ownEvidence, and only it has any: a broker in a trust domain can show that it is in one")
+        return self
 
     @model_validator(mode="after")
     def _shared_keys_need_another_key(self) -> Self:

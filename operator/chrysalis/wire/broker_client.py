@@ -29,9 +29,11 @@ from chrysalis.wire.broker import (
     ResultView,
     WrappedKey,
 )
+from chrysalis.wire.broker_evidence import BrokerEvidence
 from chrysalis.wire.changes import PolicySimulation, ResultChanges
 from chrysalis.wire.pinning import pinned_context
 from chrysalis.wire.reasons import Refused, WireError, WireReason
+from chrysalis.wire.reference import ReferenceList
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 PROBLEM_TYPE = "application/problem+json"
@@ -141,6 +143,18 @@ class BrokerClient:
     async def bundle(self, result_id: str) -> bytes:
         """The evidence bundle of a result (chrysalis.wire.bundle), byte for byte and not judged; raises Refused."""
         return await self._send("GET", f"/v1/bundles/{quote(result_id, safe='')}")
+
+    async def own_evidence(self, nonce: bytes) -> BrokerEvidence:
+        """The broker's evidence about itself over a nonce of 32 bytes; not judged (chrysalis.wire.broker_evidence does)."""
+        return await self._ask(BrokerEvidence, "GET", "/.well-known/attestation", query={"nonce": nonce.hex()})
+
+    async def put_reference_values(self, envelope: Envelope) -> None:
+        """Store a publisher's reference values; the payload is chrysalis.api.reference.ReferenceValues."""
+        await self._send("PUT", "/v1/reference-values", body=envelope)
+
+    async def reference_values(self) -> list[Envelope]:
+        """The newest envelope of each publisher; whoever reads them checks the signatures."""
+        return (await self._ask(ReferenceList, "GET", "/v1/reference-values")).documents
 
     async def jwks(self) -> dict[str, Any]:
         """The key set (RFC 7517) with the EAR key."""
