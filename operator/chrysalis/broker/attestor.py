@@ -150,6 +150,7 @@ class Attestor:
             policy_name=case.policy.name,
             policy_version=case.policy.spec.version,
             key_id=case.record.key_id,
+            key_since=case.key_since,
             model_digest=case.record.model_digest,
         )
         ear = Ear(

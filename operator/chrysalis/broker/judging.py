@@ -38,7 +38,8 @@ MAX_TEXT = 512
 class Case:
     """What is known of one attempt while it is judged; accepted when no reason was found.
 
-    key_version: of the key record; 0 before there is one.  collateral: what it was found genuine with.
+    key_version: of the key record; key_since: the one in which the key itself was last replaced; 0 before there is one.
+    collateral: what it was found genuine with.
     """
 
     evidence: Evidence
@@ -47,6 +48,7 @@ class Case:
     initdata: Initdata | None = None
     record: KeyRecord | None = None
     key_version: int = 0
+    key_since: int = 0
     policy: SignedPolicy | None = None
     collateral: Collateral | None = None
     verdict: Verdict | None = None
@@ -142,7 +144,7 @@ class Judge:
                 "let the model's owner store it with `chrysalis keys put`",
             )
         record = case.record = self._records.record(stored)
-        case.key_version = stored.version
+        case.key_version, case.key_since = stored.version, stored.key_since
         if model.digest != record.model_digest:
             case.refuse(
                 BrokerReason.MODEL_MISMATCH,

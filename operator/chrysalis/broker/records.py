@@ -71,7 +71,7 @@ class OwnersRecords:
             payload_sha256=hashlib.sha256(verified.payload).hexdigest(),
             record=record.model_copy(update={"key": "", "owner_public_key": owner}).model_dump_json(by_alias=True),
             sealed_key=self._encryption.encrypt(secret, key_context(key_id, owner)),
-            key_version=self._key_version(key_id, owner, secret, record.version),
+            key_since=self._key_since(key_id, owner, secret, record.version),
             recovery=recovery.seal(verified.payload, record.recovery_recipients),
         )
         return self._store.put_key(stored, unix(self._clock.now()), self._allowance(owner))  # 4
@@ -118,13 +118,13 @@ class OwnersRecords:
         tenant = self._tenants.of(owner)
         return None if tenant is None else Allowance.of(tenant)
 
-    def _key_version(self, key_id: str, owner: str, secret: bytes, version: int) -> int:
+    def _key_since(self, key_id: str, owner: str, secret: bytes, version: int) -> int:
         """The version since which the key is this one: an update that repeats it lets earlier results go on."""
         held = self._store.key(key_id)
         if held is None or held.owner != owner:
             return version
         before = self._encryption.decrypt(held.sealed_key, key_context(key_id, owner))
-        return held.key_version if hmac.compare_digest(before, secret) else version
+        return held.key_since if hmac.compare_digest(before, secret) else version
 
     def _verified(self, envelope: Envelope, payload_type: str) -> dsse.Verified:
         try:

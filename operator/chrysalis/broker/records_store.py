@@ -26,7 +26,7 @@ class StoredKey:
     payload_sha256: str
     record: str
     sealed_key: bytes
-    key_version: int
+    key_since: int
     """The version of the record in which the key itself was last replaced."""
     recovery: bytes
     """age: the record with its key, to its owner's recovery recipients; empty where it names none."""
@@ -127,7 +127,7 @@ def _key(db: Connection, key_id: str) -> StoredKey | None:
     row = db.execute(select(key_records).where(key_records.c.key_id == key_id)).one_or_none()
     if row is None:
         return None
-    return StoredKey(row.key_id, row.owner, row.version, row.payload_sha256, row.record, row.sealed_key, row.key_version, row.recovery)
+    return StoredKey(row.key_id, row.owner, row.version, row.payload_sha256, row.record, row.sealed_key, row.key_since, row.recovery)
 
 
 def _policy(db: Connection, owner: str, name: str) -> StoredPolicy | None:

@@ -44,9 +44,9 @@ class Results:
         """The model key for the domain that a result attests.
 
         1. Key record and result exist.  2. The result was accepted, for this very key, and is neither expired nor revoked.
-        3. The policy is still the one that it was judged by, and recent enough for the record.  4. Model, isolation and
-        evidence class are still those that the record allows.  5. The release is in the audit log.  6. The key goes out
-        wrapped to the attested HPKE key, for this key id, model and result only.
+        3. The policy is still the one that it was judged by, and recent enough for the record.  4. The key is the one that was
+        there at the attestation; model, isolation and evidence class are those that the record allows.  5. The release is in the
+        audit log.  6. The key goes out wrapped to the attested HPKE key, for this key id, model and result only.
 
         The request needs no credential: whoever asks, only the attested domain can open the answer.  Raises BrokerError.
         """
@@ -190,7 +190,9 @@ class Results:
             raise BrokerError(
                 BrokerReason.POLICY_TOO_OLD, f"the key record asks for policy version {record.min_policy_version}", ATTEST_AGAIN
             )
-        if token.result.model_digest != record.model_digest:  # 4
+        if token.result.key_since != stored.key_since:  # 4
+            raise BrokerError(BrokerReason.KEY_CHANGED, "the owner has replaced the model key since", ATTEST_AGAIN)
+        if token.result.model_digest != record.model_digest:
             raise BrokerError(BrokerReason.MODEL_MISMATCH, "the key record is for another model by now", ATTEST_AGAIN)
         check_isolation(record, token.result.isolation)
         check_class(record, token.result.evidence_class)

@@ -28,7 +28,7 @@ key_records = Table(
     Column("payload_sha256", String(64), nullable=False),  # of the signed payload: the same envelope again changes nothing
     Column("record", Text, nullable=False),  # the record's JSON without `key`
     Column("sealed_key", LargeBinary, nullable=False),
-    Column("key_version", BigInteger, nullable=False),  # the version in which the key itself was last replaced
+    Column("key_since", BigInteger, nullable=False),  # the version in which the key itself was last replaced
     Column("recovery", LargeBinary, nullable=False),  # age: the record with its key, to its owner's recipients; empty without
     Column("updated_at", BigInteger, nullable=False),
     CheckConstraint("version >= 1", name="version"),

@@ -87,7 +87,7 @@ class EarResult(Model):
     policy_name: DnsLabel
     policy_version: int
     key_id: DnsLabel
-    key_version: int = 1  # of the key record in which the model key itself was last replaced
+    key_since: int = 1  # version of the key record in which the model key itself was last replaced
     model_digest: Sha256Digest
 
 

@@ -26,7 +26,7 @@ def upgrade() -> None:
         sa.Column("payload_sha256", sa.String(64), nullable=False),
         sa.Column("record", sa.Text, nullable=False),
         sa.Column("sealed_key", sa.LargeBinary, nullable=False),
-        sa.Column("key_version", sa.BigInteger, nullable=False),
+        sa.Column("key_since", sa.BigInteger, nullable=False),
         sa.Column("recovery", sa.LargeBinary, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
         sa.CheckConstraint("version >= 1", name="ck_key_records_version"),
