@@ -1,0 +1,152 @@
+"""What a policy is told about itself: each code alone, and nothing for a policy that is narrow in everything."""
+
+from __future__ import annotations
+
+import copy
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from chrysalis.api.policy import AttestationPolicySpec
+from chrysalis.attestation.lint import LintCode, LintFinding, errors, lint
+
+AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
+TUPLE = {
+    "name": "m",
+    "expires": "2027-11-01T00:00:00Z",
+    **{name: "ab" * 48 for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrseam", "mrowner", "mrownerconfig", "mrconfigid")},
+}
+INITDATA = {
+    "policyDigests": ["sha256:" + "1" * 64],
+    "templateVersions": [1],
+    "imageDigests": ["sha256:" + "2" * 64],
+    "wallets": ["0:" + "5" * 64],
+}
+WITH_INITDATA = {name: value for name, value in TUPLE.items() if name != "mrconfigid"} | {"initdata": INITDATA}
+NARROW: dict[str, Any] = {
+    "version": 1,
+    "trustRoot": "Intel",
+    "tdx": {
+        "tcb": {"allowedStatuses": ["UpToDate"], "advisories": {"allow": []}, "minEvaluationDataNumber": 17},
+        "measurements": [TUPLE],
+        "tdAttributes": {"value": "0000001000000000", "mask": "ff" * 8},
+        "xfam": {"value": "e702060000000000", "mask": "ff" * 8},
+        "fmspcs": ["51d000000000"],
+        "ppids": ["00" * 16],
+    },
+    "eventLog": {"required": True, "rules": [{"register": 2, "type": "EV_IPL", "text": "x"}]},
+    "freshness": {"maxResultAgeSeconds": 3600},
+}
+VARIABLE = {"register": 0, "type": "EV_EFI_VARIABLE_DRIVER_CONFIG", "variable": {"name": "SecureBoot", "value": "01"}}
+OTHER_VALUE = {**VARIABLE, "variable": {"name": "SecureBoot", "value": "00"}}
+ABSENT = object()
+
+
+def found(*changes: tuple[str, Any], at: datetime = AT) -> list[LintFinding]:
+    document = copy.deepcopy(NARROW)
+    for path, value in changes:
+        *parents, last = path.split(".")
+        place: Any = document
+        for part in parents:
+            place = place[int(part)] if part.isdigit() else place[part]
+        if value is ABSENT:
+            del place[last]
+        else:
+            place[last] = copy.deepcopy(value)
+    return lint(AttestationPolicySpec.model_validate(document), at)
+
+
+def test_a_narrow_policy_is_told_nothing() -> None:
+    assert found() == []
+    assert found(("tdx.measurements", [WITH_INITDATA])) == []
+
+
+FINDINGS: list[tuple[list[tuple[str, Any]], list[str]]] = [
+    # It allows nothing
+    ([("isolation", [])], ["ListEmpty"]),
+    ([("brokerPlacement", [])], ["ListEmpty"]),
+    ([("tdx.tcb.allowedStatuses", [])], ["ListEmpty"]),
+    ([("tdx.measurements", [])], ["ListEmpty"]),
+    ([("tdx.fmspcs", [])], ["ListEmpty"]),
+    ([("tdx.ppids", [])], ["ListEmpty"]),
+    ([("eventLog.rules", [])], ["ListEmpty"]),
+    ([("tdx.measurements.0.expires", "2026-11-01T12:00:00Z")], ["AllExpired", "TupleExpired"]),
+    ([("tdx.measurements", [WITH_INITDATA | {"initdata": INITDATA | {"wallets": []}}])], ["AllTuplesDeny", "TupleDenies"]),
+    ([("tdx.measurements", [TUPLE, WITH_INITDATA | {"name": "n", "initdata": INITDATA | {"imageDigests": []}}])], ["TupleDenies"]),
+    # It contradicts itself
+    ([("tdx.tcb.advisories", {"allow": ["A", "B"], "deny": ["B"]})], ["AdvisoryContradiction", "DenyUseless"]),
+    ([("tdx.xfam", {"value": "e702060000000000", "mask": "00" + "ff" * 7})], ["MaskContradiction", "MaskOpen"]),
+    ([("tdx.tdAttributes", {"value": "0000001000000001", "mask": "ff" * 7 + "00"})], ["MaskContradiction", "MaskOpen"]),
+    ([("tdx.measurements", [TUPLE, TUPLE | {"mrtd": "cd" * 48}])], ["NameRepeated"]),
+    ([("eventLog.rules", [VARIABLE, OTHER_VALUE])], ["EventRuleContradiction"]),
+    # Parts of it do nothing
+    ([("tdx.measurements", [TUPLE, TUPLE | {"name": "old", "expires": "2026-01-01T00:00:00Z"}])], ["TupleExpired"]),
+    ([("tdx.measurements", [TUPLE, TUPLE | {"name": "again"}])], ["TupleRepeated"]),
+    ([("tdx.tcb.allowedStatuses", ["UpToDate", "OutOfDate"]), ("tdx.tcb.graceSeconds", 60)], ["GraceUseless", "WeakStatus", "Grace"]),
+    ([("tdx.tcb.minEvaluationDataNumber", 0)], ["MinimumUseless"]),
+    ([("tdx.tcb.advisories", {"allow": ["A"], "deny": ["B"]})], ["DenyUseless"]),
+    ([("tdx.measurements", [WITH_INITDATA | {"initdata": INITDATA | {"wallets": ["no address"]}}])], ["WalletUnreadable"]),
+    ([("trustRoot", {"der": "AAAA"})], ["TrustRootUnreadable", "TrustRootSimulated"]),
+    ([("tdx.tdAttributes.value", "00" * 8)], ["AttributesUnreachable"]),
+    ([("tdx.tdAttributes.value", "0100001000000000")], ["AttributesUnreachable"]),
+    ([("tdx.tdAttributes.value", "0000003000000000")], ["AttributesUnreachable"]),
+    # It ends soon
+    ([("tdx.measurements.0.expires", "2026-11-10T00:00:00Z")], ["ExpiresSoon"]),
+    # It is wide
+    ([("trustRoot", {"der": "MAAA"})], ["TrustRootSimulated"]),
+    ([("isolation", ["PodTD", "NodeTD"])], ["NodeIsolation"]),
+    ([("tdx.tcb.allowedStatuses", ["UpToDate", "OutOfDateConfigurationNeeded"])], ["WeakStatus"]),
+    ([("tdx.tcb.graceSeconds", 60)], ["Grace"]),
+    ([("tdx.tcb.advisories", ABSENT)], ["NotConstrained"]),
+    ([("tdx.tcb.minEvaluationDataNumber", ABSENT)], ["NotConstrained"]),
+    ([("tdx.fmspcs", ABSENT)], ["NotConstrained"]),
+    ([("tdx.ppids", ABSENT)], ["NotConstrained"]),
+    ([("eventLog.rules", ABSENT)], ["NotConstrained"]),
+    ([("tdx.measurements.0.rtmr3", "Any")], ["AnyValue"]),
+    ([("tdx.measurements", [WITH_INITDATA | {"initdata": INITDATA | {"wallets": "Any"}}])], ["AnyValue"]),
+    ([("tdx.measurements.0.expires", ABSENT)], ["NeverExpires"]),
+    ([("tdx.xfam", {"value": "0002060000000000", "mask": "00" + "ff" * 7})], ["MaskOpen"]),
+    ([("eventLog", {"required": False})], ["NotConstrained", "EventLogNotRequired"]),
+    ([("freshness.maxResultAgeSeconds", 90_000)], ["LongResult"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "codes"), FINDINGS, ids=[f"{row[0][0][0]}-{row[1][0]}" for row in FINDINGS])
+def test_a_finding(changes: list[tuple[str, Any]], codes: list[str]) -> None:
+    findings = found(*changes)
+    assert [str(finding.code) for finding in findings] == codes
+    for finding in findings:
+        assert finding.field.startswith("spec.")
+        assert finding.message.startswith(finding.field)
+    wrong = [
+        code for code in codes if code in {"ListEmpty", "AllExpired", "AllTuplesDeny", "NameRepeated"} or code.endswith("Contradiction")
+    ]
+    assert [str(finding.code) for finding in errors(findings)] == wrong
+    assert all(finding.severity == "error" for finding in findings[: len(wrong)])  # errors come first
+
+
+def test_every_code_has_a_case() -> None:
+    seen = {code for _, codes in FINDINGS for code in codes}
+    assert {str(code) for code in LintCode if not code.startswith("Gpu")} == seen
+
+
+def test_gpu_rules_are_read_with_the_rest() -> None:
+    gpu = {"required": False, "count": 1, "architectures": [], "driverVersions": [], "vbiosVersions": [], "ccMode": [], "measurements": []}
+    codes = [str(finding.code) for finding in found(("gpu", gpu))]
+    assert "GpuDenies" in codes
+    assert "GpuWide" in codes
+
+
+@pytest.mark.parametrize(
+    ("at", "codes"),
+    [
+        ("2027-10-01T00:00:00Z", []),
+        ("2027-10-18T00:00:00Z", []),
+        ("2027-10-18T00:00:01Z", ["ExpiresSoon"]),
+        ("2027-10-31T23:59:59Z", ["ExpiresSoon"]),
+        ("2027-11-01T00:00:00Z", ["AllExpired", "TupleExpired"]),
+    ],
+)
+def test_time_is_given(at: str, codes: list[str]) -> None:
+    assert [str(finding.code) for finding in found(at=datetime.fromisoformat(at))] == codes
