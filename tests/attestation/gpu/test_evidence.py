@@ -1,0 +1,109 @@
+"""Evidence files: NVIDIA SDK JSON in its shapes, raw reports with a chain, and the digest for transcripts."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chrysalis.attestation.gpu import evidence
+from chrysalis.attestation.gpu.evidence import GpuEvidence
+from chrysalis.attestation.gpu.reasons import GpuError
+from e2e.simtd.gpu import LS10, SimulatedGpus
+
+NONCE = bytes(range(32))
+VENDOR = SimulatedGpus.create()
+DEVICE = VENDOR.device()
+ENTRY = DEVICE.evidence(NONCE)
+REPORT = base64.b64decode(ENTRY["evidence"])
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [ENTRY],
+        ENTRY,
+        {"evidences": [ENTRY], "result_code": 0},
+        {"nonce": NONCE.hex(), "arch": "HOPPER", "evidence_list": [{name: ENTRY[name] for name in ("evidence", "certificate")}]},
+        [ENTRY | {"evidence": REPORT.hex()}],
+        [ENTRY | {"certificate": DEVICE.chain.decode()}],
+        [ENTRY | {"arch": "hopper", "more": {"is": "passed over"}}],
+    ],
+)
+def test_shapes_of_json(document: Any) -> None:
+    for text in (json.dumps(document), json.dumps(document, indent=4).replace("\n", "\r\n"), "\ufeff" + json.dumps(document)):
+        [device] = evidence.read(text.encode())
+        assert device.report == REPORT
+        assert device.chain == DEVICE.chain.strip()
+        assert device.stated.architecture == "Hopper"
+        assert device.stated.nonce == NONCE
+
+
+def test_a_raw_report_needs_its_chain() -> None:
+    assert evidence.read(REPORT, DEVICE.chain) == [GpuEvidence(REPORT, DEVICE.chain.strip())]
+    with pytest.raises(GpuError) as refused:
+        evidence.read(REPORT)
+    assert refused.value.reason == "GpuChainUnreadable"
+
+
+def test_switches_are_devices_too() -> None:
+    switch = VENDOR.device(LS10)
+    found = evidence.from_json(json.dumps([ENTRY, switch.evidence(NONCE)]))
+    assert [device.stated.architecture for device in found] == ["Hopper", "LS10"]
+
+
+def _with(**changes: Any) -> str:
+    return json.dumps([{name: value for name, value in (ENTRY | changes).items() if value is not None}])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("[]", "GpuEvidenceUnreadable"),
+        ("{}", "GpuEvidenceUnreadable"),
+        ("[1]", "GpuEvidenceUnreadable"),
+        ("[" * 100_000, "GpuEvidenceUnreadable"),
+        (_with(evidence=None), "GpuEvidenceUnreadable"),
+        (_with(evidence=7), "GpuEvidenceUnreadable"),
+        (_with(evidence="no report"), "GpuEvidenceUnreadable"),
+        (_with(certificate=None), "GpuChainUnreadable"),
+        (_with(certificate="no chain"), "GpuChainUnreadable"),
+        (_with(arch="AMPERE"), "GpuEvidenceUnreadable"),
+        (_with(nonce="xy"), "GpuEvidenceUnreadable"),
+        (_with(driver_version="5" * 200), "GpuEvidenceUnreadable"),
+        (_with(devtools="ON"), "GpuEvidenceUnreadable"),
+        (json.dumps([ENTRY] * 25), "GpuEvidenceTooLarge"),
+        (" " * (evidence.MAX_EVIDENCE_BYTES + 1), "GpuEvidenceTooLarge"),
+    ],
+)
+def test_refused(text: str, reason: str) -> None:
+    with pytest.raises(GpuError) as refused:
+        evidence.from_json(text)
+    assert refused.value.reason == reason
+
+
+def test_digest() -> None:
+    one, two = GpuEvidence(b"ab", b"c"), GpuEvidence(b"a", b"bc")
+    golden = hashlib.sha256(b"chrysalis/v1/gpu-evidence\0\0\0\2ab\0\0\0\1c").digest()
+    assert evidence.digest([one]) == golden
+    assert evidence.digest([]) == b""
+    assert len({evidence.digest(listed) for listed in ([one], [two], [one, two], [two, one], [one, one])}) == 5
+
+
+NAMES = st.sampled_from([*ENTRY, "evidences", "evidence_list", "x"])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=40),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=5),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_any_json(document: Any) -> None:
+    with pytest.raises(GpuError):
+        evidence.from_json(json.dumps(document))
