@@ -15,6 +15,7 @@ import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -301,7 +302,7 @@ class SimulatedPlatform:
         enclave = bytes(16) + bytes(4) + bytes(28) + bytes.fromhex("11000000000000000700000000000000") + QE_ENCLAVE + bytes(32)
         enclave += qe_signer + bytes(96) + struct.pack("<HH", QE_PRODUCT, qe_svn) + bytes(60) + binding
         certificates = (chain or self.pck_chain).encode()
-        inner = enclave + raw_signature(self.keys["pck"], enclave) + struct.pack("<H", len(nonce)) + nonce
+        inner = enclave + _certified(self.keys["pck"], enclave) + struct.pack("<H", len(nonce)) + nonce
         inner += struct.pack("<HI", 5, len(certificates)) + certificates
         signed = raw_signature(key, header + body) + public_bytes(key) + struct.pack("<HI", 6, len(inner)) + inner
         return header + body + struct.pack("<I", len(signed)) + signed
@@ -317,6 +318,12 @@ def raw_signature(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
     """ECDSA with SHA-256 as r ‖ s, 64 bytes."""
     r, s = decode_dss_signature(key.sign(data, ec.ECDSA(hashes.SHA256())))
     return r.to_bytes(32, "big") + s.to_bytes(32, "big")
+
+
+@lru_cache(maxsize=64)
+def _certified(pck: ec.EllipticCurvePrivateKey, enclave: bytes) -> bytes:
+    """The platform's signature over its quoting enclave's report: made once for an attestation key, as the real enclave does."""
+    return raw_signature(pck, enclave)
 
 
 def pem(*certificates: x509.Certificate) -> str:

@@ -1,0 +1,202 @@
+"""`chrysalis eventlog replay` and `chrysalis policy lint -o json`: output and exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chrysalis.cli.main import main
+from e2e.simtd import eventlog as boot
+from e2e.simtd.pki import SimulatedPlatform
+
+RTMRS = [value.hex() for value in boot.registers()]
+
+
+class Outcome:
+    """What the program printed and how it ended."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.out)
+        return document
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str | Path) -> Outcome:
+    with pytest.raises(SystemExit) as ended:
+        main([str(word) for word in words])
+    captured = capsys.readouterr()
+    return Outcome(int(ended.value.code or 0), captured.out, captured.err)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    path = tmp_path / "ccel"
+    path.write_bytes(boot.EVENT_LOG)
+    return path
+
+
+def test_the_registers_are_printed(capsys: pytest.CaptureFixture[str], log: Path) -> None:
+    outcome = run(capsys, "eventlog", "replay", log)
+    assert outcome.code == 0
+    assert all(value in outcome.out for value in RTMRS)
+    assert f"{len(boot.BOOT)} events" in outcome.out
+    assert "3 events" in outcome.out  # of rtmr0
+    document = run(capsys, "eventlog", "replay", log, "-o", "json", "--algorithm", "SHA384").json
+    assert (document["rtmrs"], document["events"], document["algorithm"]) == (RTMRS, len(boot.BOOT), "sha384")
+    assert (document["verdict"], document["reasons"], document["matches"]) == ("Accepted", [], [None] * 4)
+    assert document["log"][0] == {
+        "number": 0,
+        "rtmr": 0,
+        "type": "EV_EFI_PLATFORM_FIRMWARE_BLOB2",
+        "digest": boot.BOOT[0].digest.hex(),
+        "dataBytes": len(boot.BOOT[0].data),
+        "proved": True,
+        "text": boot.BOOT[0].data.decode(),
+    }
+
+
+def test_registers_that_are_as_given(capsys: pytest.CaptureFixture[str], log: Path, tmp_path: Path) -> None:
+    words = [f"--rtmr={index}={value}" for index, value in enumerate(RTMRS)]
+    assert run(capsys, "eventlog", "replay", log, *words).code == 0
+    assert run(capsys, "eventlog", "replay", log, "--rtmr", f"0=0x{RTMRS[0].upper()}").code == 0
+    (tmp_path / "quote").write_bytes(SimulatedPlatform.create().quote())
+    outcome = run(capsys, "eventlog", "replay", log, "--quote", tmp_path / "quote", "-o", "json")
+    assert (outcome.code, outcome.json["matches"]) == (0, [True] * 4)
+
+
+def test_a_register_that_differs(capsys: pytest.CaptureFixture[str], log: Path) -> None:
+    words = ["eventlog", "replay", log, "--rtmr", f"0={RTMRS[0]}", "--rtmr", f"2={'ab' * 48}"]
+    outcome = run(capsys, *words)
+    assert outcome.code == 1
+    assert "EventLogMismatch" in outcome.out
+    assert "DIFFERS" in outcome.out
+    document = run(capsys, *words, "-o", "json").json
+    assert (document["verdict"], document["matches"]) == ("Refused", [True, None, False, None])
+    assert [reason["reason"] for reason in document["reasons"]] == ["EventLogMismatch"]
+    assert document["reasons"][0]["remedy"]
+
+
+def test_separators_that_mislead(capsys: pytest.CaptureFixture[str], log: Path) -> None:
+    separator = next(step for step in boot.BOOT if step.type == boot.EV_SEPARATOR and step.rtmr == 1)
+    data = boot.EVENT_LOG.rstrip(b"\xff")
+    at = data.index(separator.digest) - 14
+    entry = data[at : at + 14 + 48 + 4 + 4]
+    log.write_bytes(data + entry)
+    outcome = run(capsys, "eventlog", "replay", log, "-o", "json")
+    assert outcome.code == 1
+    assert [reason["reason"] for reason in outcome.json["reasons"]] == ["EventLogSeparatorInvalid"]
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (None, []),
+        (b"", []),
+        (b"junk", []),
+        (b"CCEL8\0\0\0" + bytes(48), []),
+        (boot.EVENT_LOG.rstrip(b"\xff")[:-3], []),
+        (bytes(600 * 1024), []),
+        (boot.EVENT_LOG, ["--rtmr", "4=" + "00" * 48]),
+        (boot.EVENT_LOG, ["--rtmr", "0=00"]),
+        (boot.EVENT_LOG, ["--rtmr", "nonsense"]),
+        (boot.EVENT_LOG, ["--rtmr", "0=" + "00" * 48, "--rtmr", "0=" + "11" * 48]),
+        (boot.EVENT_LOG, ["--algorithm", "sha1"]),
+        (boot.EVENT_LOG, ["--quote", "missing"]),
+    ],
+)
+def test_unreadable_input(capsys: pytest.CaptureFixture[str], tmp_path: Path, data: bytes | None, words: list[str]) -> None:
+    path = tmp_path / "log"
+    if data is not None:
+        path.write_bytes(data)
+    outcome = run(capsys, "eventlog", "replay", path, *words)
+    assert outcome.code == 2
+    assert outcome.out == ""
+    assert "Traceback" not in outcome.err
+    assert outcome.err
+
+
+@pytest.mark.vectors
+@pytest.mark.parametrize("name", ["go-tdx-guest/ccel_data.dat", "cctrusted/ccel_data.bin"])
+def test_real_logs(capsys: pytest.CaptureFixture[str], vectors: Path, name: str) -> None:
+    manifest = json.loads((vectors / "MANIFEST.json").read_text())
+    stated = next(item for item in manifest["eventLogs"] if item["eventLog"] == name)
+    outcome = run(capsys, "eventlog", "replay", vectors / name, "-o", "json")
+    assert outcome.code == 0
+    assert (outcome.json["rtmrs"], outcome.json["events"]) == (stated["rtmrs"], stated["events"])
+    against = run(capsys, "eventlog", "replay", vectors / name, "--quote", vectors / stated["quote"], "-o", "json")
+    assert against.code == (0 if all(stated["matches"]) else 1)
+    assert against.json["matches"] == stated["matches"]
+    given = [f"--rtmr={index}={value}" for index, value in enumerate(stated["quoteRtmrs"])]
+    assert run(capsys, "eventlog", "replay", vectors / name, *given).code == against.code
+    whole = [item for item in outcome.json["log"] if item["proved"] and "text" in item]
+    assert len(whole) <= stated["events"]
+
+
+@pytest.mark.vectors
+def test_the_acpi_table_beside_a_real_log(capsys: pytest.CaptureFixture[str], vectors: Path) -> None:
+    outcome = run(capsys, "eventlog", "replay", vectors / "go-tdx-guest/ccel_table.dat")
+    assert outcome.code == 2
+    assert "ACPI table" in outcome.err
+    assert "tables/data/CCEL" in outcome.err
+
+
+POLICY: dict[str, Any] = {
+    "apiVersion": "chrysalis.dev/v1alpha1",
+    "kind": "AttestationPolicy",
+    "metadata": {"name": "workers"},
+    "spec": {
+        "version": 1,
+        "trustRoot": "Intel",
+        "tdx": {
+            "tcb": {"allowedStatuses": ["UpToDate"], "advisories": {"allow": []}, "minEvaluationDataNumber": 17},
+            "measurements": [
+                {
+                    "name": "m",
+                    "expires": "2027-01-01T00:00:00Z",
+                    **{name: "ab" * 48 for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrseam", "mrowner", "mrownerconfig")},
+                    "mrconfigid": "ab" * 48,
+                }
+            ],
+            "tdAttributes": {"value": "0000001000000000", "mask": "ff" * 8},
+            "xfam": {"value": "e702060000000000", "mask": "ff" * 8},
+            "fmspcs": ["51d000000000"],
+            "ppids": ["00" * 16],
+        },
+        "eventLog": {"required": True, "rules": [{"register": 2, "type": "EV_IPL", "text": "x"}]},
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("at", "code", "strict", "codes"),
+    [
+        ("2026-11-01T00:00:00Z", 0, 0, []),
+        ("2026-12-25T00:00:00Z", 0, 1, ["ExpiresSoon"]),
+        ("2027-01-01T00:00:00Z", 1, 1, ["AllExpired", "TupleExpired"]),
+    ],
+)
+def test_lint_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path, at: str, code: int, strict: int, codes: list[str]) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump(POLICY))
+    outcome = run(capsys, "policy", "lint", "-f", path, "--at", at, "-o", "json")
+    assert outcome.code == code
+    assert (outcome.json["policy"], outcome.json["at"], outcome.json["usable"]) == ("workers", at, code == 0)
+    assert [finding["code"] for finding in outcome.json["findings"]] == codes
+    assert run(capsys, "policy", "lint", "-f", path, "--at", at, "--strict").code == strict
+    text = run(capsys, "policy", "lint", "-f", path, "--at", at).out
+    assert all(found in text for found in codes)
+
+
+def test_lint_of_what_is_no_policy(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump({**POLICY, "spec": {**POLICY["spec"], "eventLog": {"rules": [{"register": 9}]}}}))
+    outcome = run(capsys, "policy", "lint", "-f", path, "-o", "json")
+    assert outcome.code == 2
+    assert "eventLog" in outcome.err
