@@ -1,0 +1,192 @@
+"""`chrysalis gpu verify` and `chrysalis gpu rim`: forms, exit codes, and the JSON that scripts read."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from chrysalis.cli.main import main
+from e2e.simtd import gpu as simulated
+from e2e.simtd.gpu import ReportShape, RimShape, SimulatedGpus
+
+INSTANT = "2026-11-01T12:00:00Z"
+AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
+NONCE = bytes(range(32))
+VENDOR = SimulatedGpus.create()
+DEVICE = VENDOR.device()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads(self.out)
+        return document
+
+    @property
+    def reasons(self) -> list[str]:
+        return [reason["reason"] for reason in self.json["reasons"]]
+
+
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+    """`chrysalis gpu …` in a folder with evidence, chain, roots and RIMs."""
+    monkeypatch.chdir(tmp_path)
+    report = DEVICE.report(NONCE)
+    files = {
+        "report.bin": report,
+        "report.txt": report.hex().encode(),
+        "chain.pem": DEVICE.chain,
+        "evidence.json": json.dumps([DEVICE.evidence(NONCE)]).encode(),
+        "root.der": VENDOR.root_der,
+        "rim-root.der": VENDOR.rim_root_der,
+        "driver.swidtag": VENDOR.rim(RimShape()),
+        "vbios.swidtag": VENDOR.rim(RimShape(version=simulated.VBIOS, indices=simulated.VBIOS_INDICES)),
+        "bad.json": json.dumps([DEVICE.evidence(NONCE, ReportShape(devtools=True))]).encode(),
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+
+    def command(verb: str, *words: str, output: str = "json") -> Outcome:
+        roots = ["--rim-root", "rim-root.der", *(["--root", "root.der"] if verb == "verify" else [])]
+        with pytest.raises(SystemExit) as ended:
+            main(["gpu", verb, *words, "--at", INSTANT, "-o", output, *roots])
+        captured = capsys.readouterr()
+        return Outcome(int(ended.value.code or 0), captured.out, captured.err)
+
+    return command
+
+
+RIMS = ("--rim", "driver.swidtag", "--rim", "vbios.swidtag")
+
+
+def test_accepted_is_zero(run: Run) -> None:
+    outcome = run("verify", "evidence.json", *RIMS, "--nonce", NONCE.hex())
+    assert outcome.code == 0
+    document = outcome.json
+    assert (document["verdict"], document["scope"], document["evidenceClass"]) == ("Accepted", "GenuinenessAndReferences", "Simulated")
+    assert (document["revocation"], document["bound"], document["nonceChecked"]) == ("NotChecked", "Unknown", True)
+    assert document["gpus"][0]["secureBoot"] is True
+    assert outcome.err == ""
+
+
+@pytest.mark.parametrize("report", ["report.bin", "report.txt"])
+def test_raw_reports(run: Run, report: str) -> None:
+    assert run("verify", report, "--chain", "chain.pem", *RIMS).code == 0
+    assert run("verify", report, *RIMS).code == 2
+
+
+def test_several_files_are_one_machine(run: Run, tmp_path: Path) -> None:
+    other = VENDOR.device()
+    (tmp_path / "other.bin").write_bytes(other.report(NONCE))
+    (tmp_path / "other.pem").write_bytes(other.chain)
+    both = run("verify", "report.bin", "other.bin", "--chain", "chain.pem", "--chain", "other.pem", *RIMS)
+    assert (both.code, len(both.json["gpus"])) == (0, 2)
+    assert run("verify", "report.bin", "other.bin", "--chain", "chain.pem").code == 2
+    assert run("verify", "report.bin", "evidence.json", "--chain", "chain.pem").reasons == ["GpuNotUnique"]
+
+
+def test_without_rims_it_is_said_loudly(run: Run) -> None:
+    for output in ("json", "text"):
+        outcome = run("verify", "evidence.json", output=output)
+        assert outcome.code == 0
+        assert "NOT compared" in outcome.err
+    assert run("verify", "evidence.json").json["scope"] == "Genuineness"
+
+
+def test_refused_is_one(run: Run) -> None:
+    assert run("verify", "bad.json", *RIMS).reasons == ["GpuMeasurementMismatch"]
+    for words, reason in (
+        (("evidence.json", *RIMS, "--nonce", "00" * 32), "GpuNonceMismatch"),
+        (("evidence.json", "--rim", "driver.swidtag"), "GpuReferenceMissing"),
+    ):
+        outcome = run("verify", *words)
+        assert (outcome.code, outcome.reasons) == (1, [reason])
+
+
+def test_under_nvidias_roots_everything_simulated_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["gpu", "verify", "evidence.json", *RIMS, "--at", INSTANT, "-o", "json"])
+    assert ended.value.code == 1
+    found = [reason["reason"] for reason in json.loads(capsys.readouterr().out)["reasons"]]
+    assert found == ["RimSignerInvalid", "RimSignerInvalid", "GpuTrustRootMismatch"]
+
+
+def test_unreadable_is_two(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "junk").write_bytes(b"junk")
+    for words in (
+        ("missing",),
+        ("junk",),
+        ("evidence.json", "--nonce", "00"),
+        ("evidence.json", "--rim", "junk"),
+        ("evidence.json", "--rules", "junk"),
+        ("evidence.json", "--ocsp", "missing"),
+        ("evidence.json", "--rules", "junk", *RIMS),
+        (),
+    ):
+        outcome = run("verify", *words)
+        assert outcome.code == 2, words
+        assert outcome.err
+
+
+def test_text_names_reason_and_remedy(run: Run) -> None:
+    outcome = run("verify", "bad.json", *RIMS, output="text")
+    assert "GpuMeasurementMismatch" in outcome.out
+    assert "what to do:" in outcome.out
+    assert "proves nothing about hardware" in outcome.out
+    assert "Unknown: a GPU report does not name one" in outcome.out
+
+
+def test_rim_prints_what_rules_take(run: Run, tmp_path: Path) -> None:
+    outcome = run("rim", "driver.swidtag", "vbios.swidtag")
+    assert (outcome.code, outcome.json["verdict"]) == (0, "Accepted")
+    rules = {
+        "count": 1,
+        "architectures": ["Hopper"],
+        "driverVersions": [simulated.DRIVER],
+        "vbiosVersions": [simulated.VBIOS],
+        "ccMode": ["On"],
+        "measurements": outcome.json["measurements"],
+        "trustRoot": {"der": base64.b64encode(VENDOR.root_der).decode()},
+    }
+    (tmp_path / "digested.json").write_text(outcome.out)
+    assert run("verify", "evidence.json", "--rim", "digested.json").code == 0
+    for name, document in {"rules.yaml": rules, "spec.yaml": {"gpu": rules}, "policy.yaml": {"spec": {"gpu": rules}}}.items():
+        (tmp_path / name).write_text(yaml.safe_dump(document))
+        verdict = run("verify", "evidence.json", "--rules", name)
+        assert (verdict.code, verdict.json["scope"]) == (0, "Policy")
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(rules | {"driverVersions": ["1.1"]}))
+    assert run("verify", "evidence.json", "--rules", "other.yaml").reasons == ["GpuDriverNotAllowed"]
+
+
+def test_rim_refused_and_unreadable(run: Run, tmp_path: Path) -> None:
+    data = (tmp_path / "driver.swidtag").read_bytes()
+    (tmp_path / "changed.swidtag").write_bytes(data.replace(simulated.measured(7).hex().encode(), b"11" * 48))
+    outcome = run("rim", "driver.swidtag", "changed.swidtag")
+    assert (outcome.code, outcome.reasons) == (1, ["RimSignatureInvalid"])
+    assert len(outcome.json["measurements"]) == 1
+    assert run("rim", "chain.pem").code == 2
+    assert "RimSignatureInvalid" in run("rim", "changed.swidtag", output="text").out
+
+
+def test_ocsp(run: Run, tmp_path: Path) -> None:
+    words = []
+    for place in (1, 2, 3):
+        (tmp_path / f"{place}.ocsp").write_bytes(DEVICE.ocsp(AT, place))
+        words += ["--ocsp", f"{place}.ocsp"]
+    assert run("verify", "evidence.json", *RIMS, *words).json["revocation"] == "Good"
