@@ -32,7 +32,7 @@ def check_key(db: Connection, allowance: Allowance, key_id: str, size: int) -> N
     c = key_records.c
     others = db.execute(select(func.count()).where(c.owner.in_(allowance.owners), c.key_id != key_id)).scalar_one()
     _within(allowance, "keys", others + 1, allowance.quotas.keys)
-    _within(allowance, "storedBytes", _stored_bytes(db, allowance, without_key=key_id) + size, allowance.quotas.stored_bytes)
+    _within(allowance, "storedBytes", stored_bytes(db, allowance, without_key=key_id) + size, allowance.quotas.stored_bytes)
 
 
 def check_policy(db: Connection, allowance: Allowance, owner: str, name: str, size: int) -> None:
@@ -41,7 +41,7 @@ def check_policy(db: Connection, allowance: Allowance, owner: str, name: str, si
     names = select(c.owner, c.name).where(c.owner.in_(allowance.owners)).distinct().subquery()
     others = select(func.count()).select_from(names).where((names.c.owner != owner) | (names.c.name != name))
     _within(allowance, "policies", db.execute(others).scalar_one() + 1, allowance.quotas.policies)
-    _within(allowance, "storedBytes", _stored_bytes(db, allowance) + size, allowance.quotas.stored_bytes)
+    _within(allowance, "storedBytes", stored_bytes(db, allowance) + size, allowance.quotas.stored_bytes)
 
 
 def check_result(db: Connection, allowance: Allowance, now: int) -> None:
@@ -54,7 +54,8 @@ def check_result(db: Connection, allowance: Allowance, now: int) -> None:
     _within(allowance, "attestationsPerMinute", recent + 1, allowance.quotas.attestations_per_minute)
 
 
-def _stored_bytes(db: Connection, allowance: Allowance, without_key: str = "") -> int:
+def stored_bytes(db: Connection, allowance: Allowance, without_key: str = "") -> int:
+    """What a tenant's key records (but that one) and policies take."""
     k, p = key_records.c, policies.c
     of_keys = select(func.coalesce(func.sum(func.length(k.record) + func.length(k.sealed_key)), 0)).where(
         k.owner.in_(allowance.owners), k.key_id != without_key

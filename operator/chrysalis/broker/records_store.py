@@ -93,6 +93,11 @@ class RecordsRoom(Room):
             newest = [_policy(db, owner, name) for owner in db.execute(found).scalars().all()]
         return [policy for policy in newest if policy is not None]
 
+    def stored_bytes(self, allowance: Allowance) -> int:
+        """How much of its quota `storedBytes` a tenant uses."""
+        with self.database.reading() as db:
+            return quota_store.stored_bytes(db, allowance)
+
     def put_policy(self, policy: StoredPolicy, now: int, allowance: Allowance | None = None) -> bool:
         """Store a first or higher version; False when exactly this one is stored.
 
