@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 from chrysalis.clock import SystemClock
@@ -20,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--listen", required=True, help="HOST:PORT")
     parser.add_argument("--state", type=Path, required=True, help="private folder: the simulated platform's keys, the told behaviour")
     parser.add_argument("--bundles", type=Path, help="folder of QuoteCollateralV3 JSON files to serve instead of a simulated platform's")
+    parser.add_argument("--valid-seconds", type=int, help="issue the simulated documents anew at each request, good for so long")
     options = parser.parse_args(argv)
     options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     clock = SystemClock()
@@ -27,7 +29,8 @@ def main(argv: list[str] | None = None) -> int:
     if options.bundles:
         source = FileSource(options.bundles)
     else:
-        source = SimulatedSource(SimulatedPlatform.load_or_create(options.state, clock.now()), clock)
+        valid = timedelta(seconds=options.valid_seconds) if options.valid_seconds else None
+        source = SimulatedSource(SimulatedPlatform.load_or_create(options.state, clock.now()), clock, valid=valid)
     host, _, port = options.listen.rpartition(":")
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -27,17 +27,24 @@ class Source(Protocol):
 
 @dataclass
 class SimulatedSource:
-    """A simulated platform's documents, issued today; `shape` may be changed while it serves."""
+    """A simulated platform's documents, issued today; `shape` may be changed while it serves.
+
+    valid: makes each answer a new issue of this second that is good for so long, so that one can watch documents end.
+    """
 
     platform: SimulatedPlatform
     clock: Clock
     shape: CollateralShape = UP_TO_DATE
+    valid: timedelta | None = None
 
     def bundle(self, request: Asked, back: timedelta) -> Bundle | None:
         shape = self.shape
         if request.update == "early" and shape.evaluation_data_number == EVALUATION_DATA_NUMBER:
             shape = CollateralShape(**(vars(shape) | {"evaluation_data_number": EVALUATION_DATA_NUMBER + EARLY_AHEAD}))
-        found: dict[str, str] = json.loads(self.platform.collateral(self.clock.now() - back, shape))
+        now = self.clock.now().replace(microsecond=0)
+        if self.valid is not None:
+            return self.platform.documents(now - back, replace(shape, period=self.valid))
+        found: dict[str, str] = json.loads(self.platform.collateral(now - back, shape))
         return found
 
 

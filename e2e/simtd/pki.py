@@ -94,6 +94,7 @@ class CollateralShape:
     crl_issue: datetime | None = None  # None: with the other documents
     crl_next: datetime | None = None
     root_crl_next: datetime | None = None
+    period: timedelta = PERIOD  # from issue to nextUpdate, where nothing above says otherwise
     revoked: Sequence[str] = ()  # of "pck", "ca", "tcb"
     tampering: Tampering = field(default_factory=Tampering)
 
@@ -242,8 +243,8 @@ class SimulatedPlatform:
         crl_issue = shape.crl_issue or issue
         return {
             "pck_crl_issuer_chain": pem(self.certificates["ca"], self.certificates["root"]),
-            "root_ca_crl": self._crl("root", revoked_by_root, crl_issue, shape.root_crl_next).hex(),
-            "pck_crl": self._crl("ca", revoked_by_ca, crl_issue, shape.crl_next).hex(),
+            "root_ca_crl": self._crl("root", revoked_by_root, crl_issue, shape.root_crl_next or crl_issue + shape.period).hex(),
+            "pck_crl": self._crl("ca", revoked_by_ca, crl_issue, shape.crl_next or crl_issue + shape.period).hex(),
             "tcb_info_issuer_chain": info_chain,
             "tcb_info": info,
             "tcb_info_signature": raw_signature(info_key, info.encode()).hex(),
@@ -252,13 +253,13 @@ class SimulatedPlatform:
             "qe_identity_signature": raw_signature(self.keys["tcb"], identity.encode()).hex(),
         }
 
-    def _crl(self, issuer: str, serials: Sequence[int], issue: datetime, next_update: datetime | None) -> bytes:
+    def _crl(self, issuer: str, serials: Sequence[int], issue: datetime, next_update: datetime) -> bytes:
         key = self.keys[issuer]
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificates[issuer].subject)
             .last_update(issue)
-            .next_update(next_update or issue + PERIOD)
+            .next_update(next_update)
             .add_extension(x509.CRLNumber(int(issue.timestamp()) // 86400), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         )
@@ -410,7 +411,7 @@ def _tcb_info(issue: datetime, shape: CollateralShape) -> dict[str, Any]:
         "id": "TDX",
         "version": 3,
         "issueDate": _iso(issue),
-        "nextUpdate": _iso(issue + PERIOD),
+        "nextUpdate": _iso(issue + shape.period),
         "fmspc": shape.fmspc.hex().upper(),
         "pceId": shape.pce_id.hex(),
         "tcbType": 0,
@@ -426,7 +427,7 @@ def _qe_identity(issue: datetime, shape: CollateralShape) -> dict[str, Any]:
         "id": "TD_QE",
         "version": 2,
         "issueDate": _iso(issue),
-        "nextUpdate": _iso(issue + PERIOD),
+        "nextUpdate": _iso(issue + shape.period),
         "tcbEvaluationDataNumber": shape.evaluation_data_number,
         "miscselect": "00000000",
         "miscselectMask": "FFFFFFFF",

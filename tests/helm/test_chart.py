@@ -18,6 +18,7 @@ from chrysalis.broker.settings import Settings as BrokerSettings
 from chrysalis.controller.settings import Settings as ControllerSettings
 from chrysalis.settlement.settings import Settings as SettlerSettings
 
+DATABASE = "broker.database.url=postgresql+psycopg://chrysalis@db.example/broker"
 CHART = Path(__file__).resolve().parents[2] / "helm" / "chrysalis"
 IMAGE = "registry.example/chrysalis@sha256:" + "ab" * 32
 SETTLER = [
@@ -71,6 +72,11 @@ def test_lint(helm: str) -> None:
         ([f"image={IMAGE}", "broker.owners={}"], "owners"),
         ([f"image={IMAGE}", "broker.tenants[0].owners={}"], "name"),
         ([f"image={IMAGE}", "broker.placement=InTD"], "placement"),
+        ([f"image={IMAGE}", "broker.replicas=2"], "replicas"),
+        ([f"image={IMAGE}", "broker.replicas=2", DATABASE], "rootKeySecret"),
+        ([f"image={IMAGE}", DATABASE], "rootKeySecret"),
+        ([f"image={IMAGE}", "broker.database.url=sqlite:///x"], "url"),
+        ([f"image={IMAGE}", "broker.database.passwordSecret=p"], "passwordSecret"),
         ([f"image={IMAGE}", "settler.enabled=true"], "keysSecret"),
         ([f"image={IMAGE}", "operator.replicas=0"], "replicas"),
         ([f"image={IMAGE}", "operator.replicas=2", *SETTLER], "one database on one volume"),
@@ -107,6 +113,26 @@ def test_each_process_reads_its_configuration(helm: str) -> None:
     settler = SettlerSettings.model_validate(yaml.safe_load(maps["chrysalis-operator"]["data"]["settler.yaml"]))
     assert settler.broker.spki_sha256 == "cd" * 32
     assert "settler.yaml" not in of_kind(rendered(helm), "ConfigMap")["chrysalis-operator"]["data"]
+
+
+def test_replicas_of_the_broker_share_a_database(helm: str) -> None:
+    shared = (DATABASE, "broker.replicas=2", "broker.rootKeySecret=root", "broker.database.passwordSecret=password")
+    found = rendered(helm, *shared)
+    broker = BrokerSettings.model_validate(yaml.safe_load(of_kind(found, "ConfigMap")["chrysalis-broker"]["data"]["broker.yaml"]))
+    assert broker.state_keys == "Database"
+    assert broker.database is not None
+    assert str(broker.database.password_file) == "/etc/chrysalis-database/password"
+    assert str(broker.root_key_file) == "/etc/chrysalis-root-key/root.key"
+    deployment = of_kind(found, "Deployment")["chrysalis-broker"]["spec"]
+    assert deployment["replicas"] == 2
+    assert "strategy" not in deployment, "replicas over one database roll"
+    volumes = {volume["name"]: volume for volume in deployment["template"]["spec"]["volumes"]}
+    assert volumes["root-key"]["secret"]["secretName"] == "root"
+    assert volumes["database"]["secret"]["secretName"] == "password"
+    assert "emptyDir" in volumes["state"]
+    assert "chrysalis-broker" not in of_kind(found, "PersistentVolumeClaim")
+    alone = of_kind(rendered(helm), "Deployment")["chrysalis-broker"]["spec"]  # the twin
+    assert (alone["replicas"], alone["strategy"]) == (1, {"type": "Recreate"})
 
 
 def test_pods_are_restricted(helm: str) -> None:

@@ -1,0 +1,172 @@
+"""The three scenes.  Each changes something under a worker that serves, and says what a person would see of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from chrysalis.api import names
+from e2e.demo import objects
+from e2e.demo.hardware import until
+from e2e.demo.install import WORKER, worker_pods
+from e2e.demo.story import Console, StepFailed, expect
+from e2e.demo.world import World
+from e2e.replicas.ground import COLLATERAL_SECONDS, REPLICAS, Brokers, broker_pods
+
+READY_SECONDS = 120
+PAST_HALF = 0.62
+"""Of its life: the brokers ask anew at half of it, give or take a fifth of that."""
+MODULE = b"chrysalis.broker.main"
+IMPOSSIBLE = 1 << 20
+"""A TCB evaluation data number that no platform reaches."""
+
+
+def killed_mid_attestation(brokers: Brokers, console: Console) -> str:
+    """New pods attest over two brokers while one of them is killed at the moment when a nonce is spent."""
+    world = brokers.world
+    spent = len(brokers.rows("select nonce from spent_nonces"))
+    before = {str(pod["metadata"]["uid"]) for pod in worker_pods(world, WORKER)}
+    console.doing("replacing both worker pods")
+    killed: list[int] = []
+
+    def kill() -> None:
+        """`kill -9` of one broker as soon as an attestation has begun to write."""
+        deadline = time.monotonic() + READY_SECONDS
+        while time.monotonic() < deadline:
+            if len(brokers.rows("select nonce from spent_nonces")) > spent:
+                killed.append(_process(broker_pods(world)[0]))
+                os.kill(killed[0], signal.SIGKILL)
+                return
+            time.sleep(0.005)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    world.kubectl("delete", "pod", "-n", objects.NAMESPACE, "-l", f"{names.LABEL_WORKER}={WORKER}", "--wait=false")
+    seconds = _ready_again(world, before)
+    killer.join()
+    expect(killed, "no attestation began in time, so no broker was killed")
+    console.say(f"killed broker process {killed[0]} while it judged; both new replicas Ready after {seconds:.1f} s")
+    now = {str(pod["metadata"]["uid"]) for pod in worker_pods(world, WORKER)}
+    rows = brokers.rows("select pod_uid, verdict, released_at from results")
+    for uid in now:
+        released = [row for row in rows if row[0] == uid and row[2] is not None]
+        expect(released, f"pod {uid} is Ready without a released key")
+    expect(not [row for row in rows if row[1] == "Refused"], f"evidence was refused: {rows}")
+    _audit_is_whole(brokers)
+    until("the killed broker is back", lambda: _all_ready(broker_pods(world)), 60)
+    return "a broker killed mid-attestation cost a repeated attempt and nothing else; the audit chain is whole"
+
+
+def pccs_down(brokers: Brokers, console: Console) -> str:
+    """From half-life on the PCCS fails; a new pod still attests, and renewals go on."""
+    world = brokers.world
+    brokers.tell_pccs("fail")
+    console.say("the PCCS answers 500 from now on")
+    stored = _stored(brokers)
+    due = stored + COLLATERAL_SECONDS * PAST_HALF
+    until("a broker has asked in vain", lambda: _failures(brokers) and world.clock.now().timestamp() > due, COLLATERAL_SECONDS)
+    pods = worker_pods(world, WORKER)
+    before = {str(pods[0]["metadata"]["uid"])}
+    world.kubectl("delete", "pod", "-n", objects.NAMESPACE, str(pods[0]["metadata"]["name"]), "--wait=false")
+    seconds = _ready_again(world, before)
+    expect(_stored(brokers) == stored, "the collateral was replaced, so the outage was none")
+    console.say(f"a new replica attested and is Ready after {seconds:.1f} s, with the collateral from before the outage")
+    refused = brokers.rows("select document from results where verdict = 'Refused'")
+    expect(not refused, f"evidence was refused: {[str(row[0])[:300] for row in refused]}")
+    brokers.tell_pccs("none")
+    until("the brokers hold new collateral", lambda: _stored(brokers) > stored and not _failures(brokers), 120)
+    return "an outage of the PCCS past half-life refused nobody, and ended with fresh collateral"
+
+
+def policy_tightened(brokers: Brokers, console: Console) -> str:
+    """The owner stores a stricter policy while a worker serves: results end at once; a wider one lets it in again."""
+    world = brokers.world
+    tcb = {"allowedStatuses": ["UpToDate"], "minEvaluationDataNumber": IMPOSSIBLE}
+    lose = world.try_chrysalis("policy", "simulate", *_simulated(brokers, tcb))
+    expect(lose.returncode == 1, f"policy simulate ended with {lose.returncode}: {lose.stdout}{lose.stderr}")
+    expect("TcbEvaluationTooOld" in lose.stdout, f"policy simulate does not say why: {lose.stdout}")
+    console.say(f"chrysalis policy simulate: {lose.stdout.strip().splitlines()[0]}")
+    started = time.monotonic()
+    brokers.put_policy(tcb=tcb)
+    condition = until("the worker lost its admission", lambda: _attested(world, "False"), 30)
+    console.say(f"{time.monotonic() - started:5.1f} s  Attested=False, {condition['reason']}: {condition['message'][:160]}")
+    until("no replica is ready", lambda: not _ready_replicas(world), 30)
+    live = brokers.rows("select result_id from results where verdict = 'Accepted' and revoked_at is null")
+    expect(not live, f"{len(live)} results of the old policy were not revoked")
+    brokers.put_policy()
+    condition = until("the worker is attested again", lambda: _attested(world, "True"), READY_SECONDS)
+    until("all replicas are ready again", lambda: _ready_replicas(world) == REPLICAS, READY_SECONDS)
+    return "a tightened policy took a serving worker out, and a wider one let it in again, without anything restarted by hand"
+
+
+def _simulated(brokers: Brokers, tcb: dict[str, Any]) -> list[str]:
+    """Arguments of `policy simulate` for a policy with this tcb."""
+    from e2e.demo.install import policy_object
+
+    world = brokers.world
+    policy = policy_object(world, objects.POLICY, brokers.measurements, version=brokers.policy_version + 1)
+    policy["spec"]["tdx"]["tcb"] = tcb
+    path = world.secret_file("tightened.yaml", json.dumps(policy).encode())
+    where = ["--broker", world.facts["broker_address"], "--pin", world.facts["broker"]["spkiSha256"]]
+    return ["-f", str(path), *where, "--owner-key", str(world.state / "owner.key")]
+
+
+def _ready_again(world: World, gone: set[str]) -> float:
+    """Wait until the worker has all its replicas Ready and none of the old pods; returns the seconds."""
+    started = time.monotonic()
+
+    def ready() -> bool:
+        pods = worker_pods(world, WORKER)
+        return len(pods) == REPLICAS and not {str(pod["metadata"]["uid"]) for pod in pods} & gone and _all_ready(pods)
+
+    until("the new replicas are Ready", ready, READY_SECONDS)
+    return time.monotonic() - started
+
+
+def _all_ready(pods: list[dict[str, Any]]) -> bool:
+    return len(pods) == REPLICAS and all(
+        any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", [])) for pod in pods
+    )
+
+
+def _ready_replicas(world: World) -> int:
+    return int(world.get("cw", WORKER, "-n", objects.NAMESPACE).get("status", {}).get("readyReplicas") or 0)
+
+
+def _attested(world: World, status: str) -> dict[str, Any] | None:
+    conditions = world.get("cw", WORKER, "-n", objects.NAMESPACE).get("status", {}).get("conditions", [])
+    return next((c for c in conditions if c["type"] == "Attested" and c["status"] == status), None)
+
+
+def _process(pod: dict[str, Any]) -> int:
+    """The broker's process of a pod, as the machine sees it."""
+    uid = str(pod["metadata"]["uid"])
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if MODULE in (process / "cmdline").read_bytes().split(b"\0") and uid in (process / "cgroup").read_text():
+                return int(process.name)
+        except OSError:
+            continue
+    raise StepFailed(f"no process of the broker runs in pod {pod['metadata']['name']}")
+
+
+def _audit_is_whole(brokers: Brokers) -> None:
+    rows = brokers.rows("select seq, previous, hash from audit order by seq")
+    expect(rows, "the audit log is empty")
+    expect([row[0] for row in rows] == list(range(1, len(rows) + 1)), "the audit log has gaps")
+    for before, after in pairwise(rows):
+        expect(after[1] == before[2], f"audit record {after[0]} does not follow the one before it")
+
+
+def _stored(brokers: Brokers) -> int:
+    return int(brokers.rows("select max(stored_at) from collateral_documents")[0][0])
+
+
+def _failures(brokers: Brokers) -> int:
+    return int(brokers.rows("select count(*) from collateral_documents where failures > 0")[0][0])
