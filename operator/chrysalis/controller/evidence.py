@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from chrysalis.api.worker import ConfidentialWorkerSpec
+from chrysalis.attestation.identity import LiveDomain, conflicts
 from chrysalis.controller.admission import sentence
 from chrysalis.controller.observed import BrokerView, PodView
 from chrysalis.controller.reasons import ControllerReason
@@ -61,14 +62,12 @@ def judge(pod: PodView, broker: BrokerView, spec: ConfidentialWorkerSpec, at: da
     current = sorted((r for r in claims if r.issued_at >= started - CLOCK_SLACK), key=lambda r: r.issued_at, reverse=True)
     accepted = [r for r in current if _is_of(r, spec)]
     live = [r for r in accepted if r.revoked_at is None and r.expires_at is not None and r.expires_at > at]
-    domains = {r.keys.receipt.lower() for r in live if r.issued_at >= started - RESTART_SLACK}
-    if len(domains) > 1:
-        return Judgement(
-            pod,
-            Standing.CONFLICT,
-            ControllerReason.IDENTITY_CONFLICT,
-            f"{len(domains)} trust domains with live results claim to be this pod; delete it, and find out who else uses this policy",
-        )
+    found = conflicts(
+        LiveDomain(r.keys.receipt, r.claimed.pod_uid, r.claimed.to_json_dict()) for r in live if r.issued_at >= started - RESTART_SLACK
+    )
+    if found:
+        text = f"{found[0].message}; delete it, and find out who else uses this policy"
+        return Judgement(pod, Standing.CONFLICT, ControllerReason.IDENTITY_CONFLICT, text)
     if live:
         return _judge_live(pod, live[0], accepted, current)
     return _judge_without(pod, accepted, current, at)
