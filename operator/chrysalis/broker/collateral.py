@@ -285,7 +285,7 @@ class CollateralCache:
         kept = self._store.keep_collateral(good, now)
         changed = [key for key, outcome in kept.items() if outcome is Kept.STORED]
         for key in changed:
-            log.info("collateral stored", extra={"event": "CollateralStored", "document": key.kind.value, "name": key.name})
+            log.info("collateral stored", extra={"event": "CollateralStored", "document": key.kind.value, "subject": key.name})
         if changed:
             with self._lock:
                 subscribers = list(self._subscribers)
@@ -307,7 +307,7 @@ class CollateralCache:
                 "event": "CollateralRolledBack" if failure.reason is CollateralReason.ROLLED_BACK else "CollateralNotTaken",
                 "reason": failure.reason.value,
                 "document": key.kind.value,
-                "name": key.name,
+                "subject": key.name,
                 "detail": failure.detail,
             },
         )
@@ -362,7 +362,7 @@ class CollateralCache:
 
     def _left_out(self, path: Path, key: DocumentKey, reason: str) -> None:
         self._metrics.collateral_failures.labels(key.kind.value, reason).inc()
-        extra = {"event": "CollateralPreload", "reason": reason, "document": key.kind.value, "name": key.name, "file": str(path)}
+        extra = {"event": "CollateralPreload", "reason": reason, "document": key.kind.value, "subject": key.name, "file": str(path)}
         log.warning("a document of a preloaded file is not taken", extra=extra)
 
     def _reload(self) -> None:
