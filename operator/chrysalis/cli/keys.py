@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import click
+import pyrage
 import yaml
 from pydantic import ValidationError
+from pyrage import x25519
 
 from chrysalis.api.worker import BrokerPin
-from chrysalis.cli.owner_files import EXIT_UNREACHABLE, OwnerFileError, OwnerFileReason, ask, new_owner_key, owner_key, read_text
+from chrysalis.broker.backup import recovery_copies
+from chrysalis.cli import broker_evidence
+from chrysalis.cli.owner_files import EXIT_NO, EXIT_UNREACHABLE, OwnerFileError, OwnerFileReason, ask, new_owner_key, owner_key, read_text
+from chrysalis.cli.verify_bundle import HEX32
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, KeyRecord
 from chrysalis.wire.broker_client import BrokerClient
@@ -23,6 +30,9 @@ from chrysalis.wire.reasons import WireError, WireReason
 @click.group("keys")
 def command() -> None:
     """The owner's key, the broker's pin, and model keys at the broker."""
+
+
+command.add_command(broker_evidence.command)
 
 
 @command.command("new-owner")
@@ -76,8 +86,13 @@ def pin(url: str, connect: str | None) -> int:
 @click.option("--record", "file", type=click.Path(path_type=Path), required=True, help="The key record, YAML or JSON, without `key`.")
 @click.option("--owner-key", "owner", type=click.Path(path_type=Path), required=True, help="The owner's signing key.")
 @click.option("--identity", type=click.Path(path_type=Path), required=True, help="The package's key, as `chrysalis seal` wrote it.")
-def put(url: str, spki: str, file: Path, owner: Path, identity: Path) -> int:
+@click.option("--broker-policy", type=click.Path(path_type=Path), help="Judge the broker's own evidence by this first (placement InTD).")
+@click.option("--ear-key", type=HEX32, help="With --broker-policy: the broker's result key (hex), which its evidence must cover.")
+def put(url: str, spki: str, file: Path, owner: Path, identity: Path, broker_policy: Path | None, ear_key: bytes | None) -> int:
     """Store a model key at a broker, bound to the owner's policy.
+
+    With --broker-policy nothing is sent before the broker has shown, over its pinned key, that it runs in a trust domain which
+    that policy accepts.
 
     The record names keyId, modelDigest, policyName, and may set minPolicyVersion, isolation, evidenceClass (default:
     Hardware only) and version, which must grow with every change.  The broker never gives the key back; it releases it
@@ -86,10 +101,70 @@ def put(url: str, spki: str, file: Path, owner: Path, identity: Path) -> int:
     key = owner_key(owner)
     record = key_record(file, key.public_key().public_bytes_raw().hex(), read_text(identity).strip())
     payload = record.model_dump_json(by_alias=True).encode()
+    if broker_policy is not None:
+        refused = broker_evidence.before_upload(url, spki, broker_policy, ear_key)
+        if refused:
+            return refused
+    else:
+        click.echo("note: the broker's own evidence was not asked for (--broker-policy); you trust whoever runs it", err=True)
     code = ask(url, spki, lambda client: client.put_key(record.key_id, dsse.sign(PAYLOAD_KEY_RECORD, payload, key)))
     if code == 0:
         click.echo(f"The broker holds key {record.key_id} for model {record.model_digest}, under policy {record.policy_name}.")
     return code
+
+
+@command.command("recover")
+@click.argument("backup", type=click.Path(path_type=Path))
+@click.option("--identity", "identity_file", type=click.Path(path_type=Path), required=True, help="The owner's age identity.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new directory for what opens.")
+@click.option("--ear-key", metavar="HEX", help="The broker's pinned EAR key: proves that the backup is its own.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the outcome.")
+def recover(backup: Path, identity_file: Path, out: Path, ear_key: str | None, output: str) -> int:
+    """Get the owner's keys out of a broker's BACKUP, without the broker and without its root key.
+
+    Opens the recovery copies that were sealed to the owner's age recipient.  Writes for each KEYID.identity (the package's key) and
+    KEYID.yaml (the record, for `chrysalis keys put` at another broker; its version must grow).  Exit 1 when none opens.
+    """
+    found = recovered(backup, read_text(identity_file), ear_key)
+    try:
+        out.mkdir(mode=0o700)
+        for record in found:
+            members = record.to_json_dict()
+            (out / f"{record.key_id}.yaml").write_text(yaml.safe_dump({k: v for k, v in members.items() if k != "key"}, sort_keys=False))
+            with os.fdopen(os.open(out / f"{record.key_id}.identity", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+                file.write(record.key.strip() + "\n")
+    except OSError as error:
+        raise OwnerFileError(OwnerFileReason.FILE_UNUSABLE, f"{out} cannot be made", "name a new directory", str(error)) from error
+    facts = [{"keyId": record.key_id, "version": record.version, "modelDigest": record.model_digest} for record in found]
+    if output == "json":
+        click.echo(json.dumps({"outcome": "Done" if found else "Refused", "keys": facts}))
+    else:
+        for fact in facts:
+            click.echo(f"{fact['keyId']} (version {fact['version']}): {out / str(fact['keyId'])}.identity")
+        if not found:
+            click.echo("No recovery copy in this backup opens with this identity.", err=True)
+    return 0 if found else EXIT_NO
+
+
+def recovered(backup: Path, identity_text: str, ear_key: str | None) -> list[KeyRecord]:
+    """The key records whose copies open; raises OwnerFileError and BrokerError (BackupInvalid)."""
+    try:
+        lines = [line for line in identity_text.splitlines() if line.strip() and not line.startswith("#")]  # as age-keygen writes it
+        identity = x25519.Identity.from_str(lines[0].strip() if lines else "")
+        anchor = None if ear_key is None else bytes.fromhex(ear_key)
+        if anchor is not None and len(anchor) != 32:
+            raise ValueError("--ear-key must be 64 hex digits")
+    except (pyrage.IdentityError, ValueError) as error:
+        raise OwnerFileError(
+            OwnerFileReason.DOCUMENT_INVALID, "the identity or --ear-key cannot be read", "give an age identity (AGE-SECRET-KEY-1…)"
+        ) from error
+    found: list[KeyRecord] = []
+    for _, _, copy in recovery_copies(backup, anchor):
+        try:
+            found.append(KeyRecord.model_validate_json(pyrage.decrypt(copy, [identity])))
+        except (pyrage.DecryptError, ValidationError):
+            continue  # another owner's
+    return found
 
 
 def key_record(file: Path, owner: str, identity: str) -> KeyRecord:
