@@ -16,7 +16,10 @@ import click
 from chrysalis import __version__
 from chrysalis.errors import ChrysalisError
 
-VERBS = "audit bundle claim contract earnings epochs eventlog gpu infer inspect keys ledger measure policy receipts seal status unseal verify"
+VERBS = (
+    "audit broker bundle claim contract earnings epochs eventlog gpu infer "
+    "inspect keys ledger measure policy receipts reference seal status unseal verify"
+)
 """One module each."""
 EXIT_NO = 1
 EXIT_USAGE = 2

@@ -16,6 +16,7 @@ from chrysalis.api import names
 from chrysalis.api.account import SettlementAccountSpec
 from chrysalis.api.base import Model
 from chrysalis.api.worker import ConfidentialWorkerSpec
+from chrysalis.cli.measure_rebuild import rebuild_options
 from chrysalis.errors import ChrysalisError
 from chrysalis.rendering import Rendered, render
 from chrysalis.rendering.reference import Judging, measurement
@@ -38,7 +39,7 @@ class MeasureError(ChrysalisError):
 
 
 @click.command()
-@click.option("-f", "--filename", "files", multiple=True, required=True, type=click.Path(path_type=Path), help="Manifests; - reads stdin.")
+@click.option("-f", "--filename", "files", multiple=True, type=click.Path(path_type=Path), help="Manifests; - reads stdin.")
 @click.option("--name", help="Which ConfidentialWorker, where the files hold several.")
 @click.option("-o", "--output", type=click.Choice(["text", "json", "policy", "initdata"]), default="text", show_default=True)
 @click.option("--firmware", type=click.Path(path_type=Path), help="JSON with mrtd, rtmr0 to rtmr3, mrseam: needed for -o policy.")
@@ -49,6 +50,7 @@ class MeasureError(ChrysalisError):
     show_default=True,
     help="How -o policy judges the initdata: by its exact hash, or by a rule that leaves wallet, broker and prices open.",
 )
+@rebuild_options
 def command(files: tuple[Path, ...], name: str | None, output: str, firmware: Path | None, judge: str) -> int:
     """Print what a worker will measure.
 
