@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -81,3 +81,36 @@ def test_status_is_written_once() -> None:
     assert written is not None
     assert (written["version"], written["signed"], written["conditions"][0]["status"]) == (3, True, "True")
     assert policies.status(policies.record({**body, "status": written}), AT) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "reason", "word"),
+    [
+        ({}, "True", "PolicyHasWarnings", "TrustRootSimulated"),
+        ({"isolation": []}, "False", "PolicyUnusable", "ListEmpty: spec.isolation is empty"),
+        ({"tdx": {**SPEC["tdx"], "measurements": []}}, "False", "PolicyUnusable", "spec.tdx.measurements is empty"),
+    ],
+)
+def test_what_is_wrong_stands_in_the_status(change: dict[str, Any], status: str, reason: str, word: str) -> None:
+    body = {"metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 1, "resourceVersion": "7"}, "spec": SPEC | change}
+    written = policies.status(policies.record(body), AT)
+    assert written is not None
+    condition = next(item for item in written["conditions"] if item["type"] == "Usable")
+    assert (condition["status"], condition["reason"]) == (status, reason)
+    assert word in condition["message"]
+
+
+def test_reference_values_expire_by_themselves() -> None:
+    measurement = {**SPEC["tdx"]["measurements"][0], "expires": "2026-11-01T12:00:00Z"}
+    spec = AttestationPolicySpec.model_validate(SPEC | {"tdx": {**SPEC["tdx"], "measurements": [measurement]}})
+    assert policies.usable(spec, AT - timedelta(seconds=1)).status == "True"
+    late = policies.usable(spec, AT)
+    assert (late.status, late.reason) == ("False", "PolicyUnusable")
+    assert "AllExpired" in late.message
+
+
+def test_a_policy_that_does_not_parse_is_not_linted() -> None:
+    body = {"metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 1, "resourceVersion": "7"}, "spec": {"version": 1}}
+    written = policies.status(policies.record(body), AT)
+    assert written is not None
+    assert [item["type"] for item in written["conditions"]] == ["Valid"]

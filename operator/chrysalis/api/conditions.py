@@ -25,6 +25,7 @@ class ConditionType(StrEnum):
     SERVING = "Serving"
     SETTLING = "Settling"
     VALID = "Valid"
+    USABLE = "Usable"
     RECONCILING = "Reconciling"
     STALLED = "Stalled"
 

@@ -14,12 +14,17 @@ from pydantic import ValidationError
 
 from chrysalis.api.conditions import ConditionStatus, ConditionType, Finding, merge
 from chrysalis.api.policy import AttestationPolicyCarrierSpec, AttestationPolicySpec, SignedPolicy
+from chrysalis.attestation.lint import errors, lint
 from chrysalis.controller.admission import describe, sentence
 from chrysalis.controller.observed import PolicyView, plain, version_of
 from chrysalis.controller.reasons import ControllerReason
 from chrysalis.errors import ChrysalisError
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_POLICY
+
+MAX_FINDINGS = 8
+LINT_SECONDS = 3600.0
+"""How often a policy is read again: its reference values expire by themselves."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,7 @@ class PolicyRecord:
     spec_version: int
     conditions: tuple[Mapping[str, Any], ...]
     status: Mapping[str, Any]
+    spec: AttestationPolicySpec | None = None  # None where the fields do not parse
 
 
 def record(body: Mapping[str, Any]) -> PolicyRecord:
@@ -54,6 +60,7 @@ def record(body: Mapping[str, Any]) -> PolicyRecord:
         spec_version=found if isinstance(found, int) else 0,
         conditions=tuple(status.get("conditions") or []),
         status={k: v for k, v in status.items() if k != "conditions"},
+        spec=_readable(spec),
     )
 
 
@@ -88,11 +95,36 @@ def status(found: PolicyRecord, at: datetime) -> dict[str, Any] | None:
     finding = Finding(
         status=ConditionStatus.TRUE if found.view.valid else ConditionStatus.FALSE, reason=found.view.reason, message=found.view.message
     )
-    conditions = merge(found.conditions, {ConditionType.VALID: finding}, generation=found.generation, at=at)
+    findings = {ConditionType.VALID: finding}
+    if found.spec is not None:
+        findings[ConditionType.USABLE] = usable(found.spec, at)
+    conditions = merge(found.conditions, findings, generation=found.generation, at=at)
     wanted = {"observedGeneration": found.generation, "version": found.spec_version, "signed": found.signed}
     if wanted == dict(found.status) and conditions == [dict(c) for c in found.conditions]:
         return None
     return {**wanted, "conditions": conditions}
+
+
+def usable(spec: AttestationPolicySpec, at: datetime) -> Finding:
+    """What `chrysalis policy lint` says of the policy at this time: whether it can accept anything and does not contradict itself."""
+    found = lint(spec, at)
+    wrong = errors(found)
+    shown = wrong or found
+    message = "; ".join(f"{finding.code}: {finding.message}" for finding in shown[:MAX_FINDINGS])
+    if len(shown) > MAX_FINDINGS:
+        message += f"; and {len(shown) - MAX_FINDINGS} more (`chrysalis policy lint`)"
+    reason = (
+        ControllerReason.POLICY_UNUSABLE if wrong else ControllerReason.POLICY_HAS_WARNINGS if found else ControllerReason.POLICY_USABLE
+    )
+    return Finding(status=ConditionStatus.FALSE if wrong else ConditionStatus.TRUE, reason=reason, message=message)
+
+
+def _readable(spec: Mapping[str, Any]) -> AttestationPolicySpec | None:
+    try:
+        carrier = AttestationPolicyCarrierSpec.model_validate(spec)
+    except ValidationError:
+        return None
+    return AttestationPolicySpec.model_validate({name: getattr(carrier, name) for name in AttestationPolicySpec.model_fields})
 
 
 def _differences(carrier: AttestationPolicyCarrierSpec, signed: AttestationPolicySpec) -> list[str]:

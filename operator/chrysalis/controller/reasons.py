@@ -40,6 +40,9 @@ class ControllerReason(StrEnum):
     # policies and accounts
     POLICY_SIGNED = "PolicySigned"
     POLICY_UNSIGNED = "PolicyUnsigned"
+    POLICY_USABLE = "PolicyUsable"
+    POLICY_HAS_WARNINGS = "PolicyHasWarnings"
+    POLICY_UNUSABLE = "PolicyUnusable"
     ENVELOPE_INVALID = "EnvelopeInvalid"
     ENVELOPE_DIFFERS = "EnvelopeDiffers"
     SETTLED = "Settled"

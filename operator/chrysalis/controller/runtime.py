@@ -198,4 +198,4 @@ class Runtime:
         found = self.cache.policy(key.of) if self.cache is not None else None
         if found is not None and (status := policies.status(found, self.clock.now())) is not None:
             await self.executor.write_status(names.PLURAL_POLICY, names.KIND_POLICY, found.namespace, found.name, found.uid, status)
-        return None
+        return None if found is None else policies.LINT_SECONDS
