@@ -12,7 +12,7 @@ from e2e.demo.world import World
 from e2e.replicas import ground, scenes
 from e2e.replicas.ground import Brokers
 
-INSTANCE = "e2ebrokers"
+INSTANCE = "brokers"
 
 
 def steps(world: World) -> list[Step]:
