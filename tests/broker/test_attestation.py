@@ -32,7 +32,7 @@ def test_the_whole_way(world: World) -> None:
     token = ear.verify(result.ear, world.deps.keys.ear_public, world.clock.now())
     assert token.keys == domain.keys
     assert token.cnf.spki_sha256 == domain.tls_spki.hex()
-    assert token.submods["tdx"].status == "warning"  # simulated: never affirming
+    assert token.submods["tdx"].status == "contraindicated"  # simulated: never affirming
     assert token.submods["tdx"].vector["hardware"] == 32
     assert (token.result.policy_name, token.result.policy_version) == ("workers", 1)
     assert token.result.policy_owner == world.acme.public.hex()

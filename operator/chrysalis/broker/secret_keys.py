@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
 from chrysalis.broker import encryption_settings, state_keys
 from chrysalis.broker.database import Database
 from chrysalis.broker.encryption import Keyring
@@ -41,3 +44,16 @@ def open_all(configuration: Settings, database: Database, clock: Clock) -> tuple
     if configuration.state_keys == "Database":
         return state_keys.load_or_share(configuration.state_dir, database, encryption, clock), encryption
     return state_keys.load_or_make(configuration.state_dir, clock), encryption
+
+
+def own_anchor(configuration: Settings) -> bytes:
+    """The pinned EAR key (raw, public) of the state directory's own files; raises BrokerError (StateUnusable)."""
+    try:
+        key = load_pem_private_key((configuration.state_dir / state_keys.EAR_KEY).read_bytes(), None)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise ValueError("ear.key is not an Ed25519 key")
+    except (OSError, ValueError, TypeError) as error:
+        raise BrokerError(
+            BrokerReason.STATE_UNUSABLE, f"{state_keys.EAR_KEY} cannot be read", "give --ear-key", type(error).__name__
+        ) from error
+    return key.public_key().public_bytes_raw()

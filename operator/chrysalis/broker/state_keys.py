@@ -53,6 +53,15 @@ class StateKeys:
         """The raw Ed25519 public key that workers pin (spec.broker.earKey)."""
         return self.ear_key.public_key().public_bytes_raw()
 
+    def material(self) -> dict[str, bytes]:
+        """All of them by name, as files hold them; for sealing.  Raises OSError."""
+        return {
+            TLS_KEY: self.tls_key_file.read_bytes(),
+            TLS_CERTIFICATE: self.tls_certificate_file.read_bytes(),
+            EAR_KEY: self.ear_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+            NONCE_KEY: self.nonce_key.hex().encode() + b"\n",
+        }
+
 
 def load_or_make(directory: Path, clock: Clock) -> StateKeys:
     """The keys in the files of a directory, making what is not there yet; raises BrokerError (StateUnusable).

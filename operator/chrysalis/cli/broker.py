@@ -1,0 +1,264 @@
+"""`chrysalis broker …`: what an administrator does beside the broker, on its configuration and its database."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from chrysalis.broker import anchors, backup, database_settings, rotation, secret_keys, settings
+from chrysalis.broker.database import Database
+from chrysalis.broker.ear_keys import EarKeys
+from chrysalis.broker.encryption import Keyring
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.settings import Settings
+from chrysalis.broker.state_keys import EAR_KEY, StateKeys
+from chrysalis.cli.keys import key_record
+from chrysalis.cli.owner_files import EXIT_NO, EXIT_UNREACHABLE, ask, owner_key, read_text
+from chrysalis.clock import SystemClock, from_unix, rfc3339, unix
+from chrysalis.wire import dsse
+from chrysalis.wire.broker import PAYLOAD_KEY_RECORD
+
+UNREACHABLE = frozenset({BrokerReason.KEY_SERVICE_UNAVAILABLE, BrokerReason.DATABASE_UNAVAILABLE})
+REFUSED = frozenset(
+    {
+        BrokerReason.STATE_ROLLED_BACK,
+        BrokerReason.STATE_NOT_EMPTY,
+        BrokerReason.STATE_UNUSABLE,
+        BrokerReason.AUDIT_BROKEN,
+        BrokerReason.ANCHOR_UNUSABLE,
+        BrokerReason.BACKUP_INVALID,
+    }
+)
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@click.group("broker")
+def command() -> None:
+    """Keys, backups and anchors of a broker.
+
+    Run it where the broker runs, as its user: the verbs read its configuration, its state directory and its database.
+    """
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A broker's state, opened beside it."""
+
+    configuration: Settings
+    database: Database
+    keys: StateKeys
+    keyring: Keyring
+
+
+def _configured(function: F) -> F:
+    """The options of every verb."""
+    config = click.option(
+        "--config", type=click.Path(path_type=Path), default=Path("/etc/chrysalis/broker.yaml"), show_default=True, help="The broker's."
+    )
+    output = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the outcome.")
+    return config(output(function))
+
+
+@contextmanager
+def _opened(config: Path) -> Iterator[Opened]:
+    configuration = settings.load(config)
+    secret_keys.prepare(configuration)
+    database = Database(database_settings.url_of(configuration.database, configuration.state_dir))
+    try:
+        keys, keyring = secret_keys.open_all(configuration, database, SystemClock())
+        try:
+            yield Opened(configuration, database, keys, keyring)
+        finally:
+            keyring.close()
+    finally:
+        database.close()
+
+
+def _run(output: str, work: Callable[[], tuple[dict[str, Any], str]]) -> int:
+    """Do it, print what it says, and return the exit code; unreadable input is left to the caller (exit 2)."""
+    try:
+        facts, words = work()
+    except BrokerError as error:
+        if error.reason not in UNREACHABLE | REFUSED:
+            raise
+        if output == "json":
+            click.echo(json.dumps({"outcome": "Refused", **error.as_dict()}))
+        else:
+            click.echo(f"{error.reason}: {error.message}\n  what to do: {error.remedy}\n  detail: {error.detail}", err=True)
+        return EXIT_UNREACHABLE if error.reason in UNREACHABLE else EXIT_NO
+    click.echo(json.dumps({"outcome": "Done", **facts}) if output == "json" else words)
+    return 0
+
+
+@command.command("backup")
+@click.argument("file", type=click.Path(path_type=Path))
+@_configured
+def make_backup(file: Path, config: Path, output: str) -> int:
+    """Write a backup of the running broker into a new FILE.
+
+    It holds no secret in plain and is of no use without the root key (or key service), which it does not hold: keep that elsewhere.
+    Owners whose key records name recovery recipients get their keys out of it without either (`chrysalis keys recover`).
+    """
+
+    def work() -> tuple[dict[str, Any], str]:
+        with _opened(config) as broker:
+            made = backup.write(file, database=broker.database, keys=broker.keys, encryption=broker.keyring, clock=SystemClock())
+        rows = sum(made.rows.values())
+        return made.to_json_dict(), (
+            f"{file}: {rows} rows, the audit log up to record {made.audit_seq}.\nSigned by EAR key {made.anchor}; `restore` asks for it."
+        )
+
+    return _run(output, work)
+
+
+@command.command("restore")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--ear-key", metavar="HEX", help="The broker's pinned EAR key; not needed where the state directory has it.")
+@_configured
+def restore(file: Path, ear_key: str | None, config: Path, output: str) -> int:
+    """Fill an empty state directory and database from a backup.
+
+    The same pins go on: workers need not be changed.  Where an anchor has noted a newer state, the broker refuses to start until
+    `accept-rollback`.
+    """
+
+    def work() -> tuple[dict[str, Any], str]:
+        configuration = settings.load(config)
+        secret_keys.prepare(configuration)
+        anchor = _pinned(configuration, ear_key)
+        database = Database(database_settings.url_of(configuration.database, configuration.state_dir))
+        keyring = secret_keys.keyring(configuration, SystemClock())
+        try:
+            made = backup.restore(
+                file,
+                anchor=anchor,
+                database=database,
+                directory=configuration.state_dir,
+                keyring=keyring,
+                clock=SystemClock(),
+                shared=configuration.state_keys == "Database",
+            )
+        finally:
+            keyring.close()
+            database.close()
+        return (
+            made.to_json_dict(),
+            f"Restored the state of {rfc3339(from_unix(made.created_at))}, the audit log to record {made.audit_seq}.",
+        )
+
+    return _run(output, work)
+
+
+@command.command("rotate-root")
+@_configured
+def rotate_root(config: Path, output: str) -> int:
+    """Seal everything stored again under the key that `keyEncryption` (or rootKeyFile) now names.
+
+    First give the new key in the settings, with the old one under previousKeyEncryption, and restart the brokers.  May be stopped
+    and run again.  Afterwards the old key may go from the settings; keep it as long as a backup under it matters.
+    """
+
+    def work() -> tuple[dict[str, Any], str]:
+        with _opened(config) as broker:
+            outcome = rotation.rotate(broker.database, broker.keyring, unix(SystemClock().now()))
+        rotation.require_complete(outcome)
+        return asdict(outcome), (
+            f"{outcome.sealed_again} values sealed again, {outcome.already_current} were; all under {outcome.current}."
+        )
+
+    return _run(output, work)
+
+
+@command.command("rotate-ear-key")
+@click.option("--reason", default="", help="For the audit log.")
+@_configured
+def rotate_ear_key(reason: str, config: Path, output: str) -> int:
+    """Let the next key sign results from now on; what the old one signed still verifies until it ends.
+
+    Running brokers follow within 15 s.  The pinned key, which certifies these keys, stays.
+    """
+
+    def work() -> tuple[dict[str, Any], str]:
+        with _opened(config) as broker:
+            ear_keys = EarKeys(
+                database=broker.database,
+                anchor=broker.keys.ear_key,
+                encryption=broker.keyring,
+                settings=broker.configuration.ear_keys,
+                clock=SystemClock(),
+            )
+            kid = ear_keys.rotate(reason)
+        return {"kid": kid}, f"Results are signed by key {kid} from now on."
+
+    return _run(output, work)
+
+
+@command.command("accept-rollback")
+@click.option("--reason", required=True, help="Why the newer state is lost; stands in the audit log.")
+@_configured
+def accept_rollback(reason: str, config: Path, output: str) -> int:
+    """Let a broker go on whose database is older than its anchor.
+
+    Whoever could put an older database in place may have undone a policy or the release of a key: let owners compare the versions of
+    their policies and key records before they trust the broker again.
+    """
+
+    def work() -> tuple[dict[str, Any], str]:
+        with _opened(config) as broker:
+            if broker.configuration.anchor is None:
+                raise BrokerError(BrokerReason.SETTINGS_INVALID, "the settings name no anchor", "there is nothing to accept")
+            anchor = anchors.of(broker.configuration.anchor)
+            found = anchors.accept(broker.database, anchor, unix(SystemClock().now()), reason)
+        words = "\n".join(found) + "\nAccepted; the broker may start." if found else "Not behind its anchor; nothing was changed."
+        return {"accepted": found}, words
+
+    return _run(output, work)
+
+
+@command.command("rekey-model")
+@click.argument("key_id", metavar="KEYID")
+@click.option("--broker", "url", required=True, help="The broker's https address.")
+@click.option("--pin", "spki", required=True, help="SHA-256 of the broker's TLS key, hex (`chrysalis keys pin`).")
+@click.option("--record", "file", type=click.Path(path_type=Path), required=True, help="The key record, its version higher than before.")
+@click.option("--owner-key", "owner", type=click.Path(path_type=Path), required=True, help="The owner's signing key.")
+@click.option("--identity", type=click.Path(path_type=Path), required=True, help="The new key, as `chrysalis seal` wrote it.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the outcome.")
+def rekey_model(key_id: str, url: str, spki: str, file: Path, owner: Path, identity: Path, output: str) -> int:
+    """Replace a model's key; the owner does this, from anywhere.
+
+    Seal the model again with a new key first.  From then on no result from before gets the new key (KeyChanged): workers attest
+    again.  What a worker already holds cannot be taken back: the old package stays readable to whoever has the old key.
+    """
+    key = owner_key(owner)
+    record = key_record(file, key.public_key().public_bytes_raw().hex(), read_text(identity).strip())
+    if record.key_id != key_id:
+        raise click.UsageError(f"the record is of key {record.key_id!r}, not {key_id!r}")
+    if record.version < 2:
+        raise click.UsageError("the record's version must be higher than that of the stored one, so at least 2")
+    payload = record.model_dump_json(by_alias=True).encode()
+    code = ask(url, spki, lambda client: client.put_key(key_id, dsse.sign(PAYLOAD_KEY_RECORD, payload, key)))
+    if code == 0:
+        facts = {"outcome": "Done", "keyId": key_id, "version": record.version}
+        words = f"Key {key_id} is replaced (version {record.version}); workers get it after they attest again."
+        click.echo(json.dumps(facts) if output == "json" else words)
+    return code
+
+
+def _pinned(configuration: Settings, ear_key: str | None) -> bytes:
+    if ear_key is not None:
+        try:
+            raw = bytes.fromhex(ear_key)
+        except ValueError:
+            raw = b""
+        if len(raw) != 32:
+            raise click.UsageError("--ear-key must be 64 hex digits")
+        return raw
+    if (configuration.state_dir / EAR_KEY).exists():
+        return secret_keys.own_anchor(configuration)
+    raise click.UsageError("--ear-key is needed: the EAR key that workers pin, as spec.broker.earKey shows it")
