@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 from chrysalis.api.policy import AttestationPolicySpec, DerRoot, Placement
 from chrysalis.attestation import domain, genuineness, rules
+from chrysalis.attestation.anchor import from_der
 from chrysalis.attestation.collateral import Collateral, Expiry
 from chrysalis.attestation.genuineness import INTEL, Claims, NotGenuine, verified
 from chrysalis.attestation.quote import Quote, parse
@@ -195,6 +196,11 @@ def _anchors(policy: AttestationPolicySpec | None, roots: Sequence[bytes]) -> li
             raise AttestationError(_R.TRUST_ROOT_MISMATCH, "the policy's trustRoot.der is not base64", str(error)) from error
         if not anchor:
             raise AttestationError(_R.TRUST_ROOT_MISMATCH, "the policy's trustRoot.der is empty")
+        try:
+            from_der(anchor)
+        except AttestationError as error:
+            message = "the policy's trustRoot.der is not a certificate that evidence could chain to"
+            raise AttestationError(_R.TRUST_ROOT_MISMATCH, message, error.message) from error
     if roots and not any(genuineness.same_root(anchor, root) for root in roots):
         raise AttestationError(_R.TRUST_ROOT_MISMATCH, "the policy's trust root is not among the roots that are trusted here")
     return [anchor]

@@ -127,6 +127,7 @@ def _lines(verdict: Verdict, at: datetime) -> list[str]:
         ("TCB status", verdict.tcb_status),
         ("advisories", ", ".join(verdict.advisory_ids) or None),
         ("FMSPC", verdict.fmspc),
+        *_platform(verdict),
         ("allowed as", verdict.measurement_name),
         ("expires", f"{rfc3339(verdict.expires_at)}, limited by {verdict.limited_by}" if verdict.expires_at else None),
         *verdict.measurements.items(),
@@ -134,6 +135,19 @@ def _lines(verdict: Verdict, at: datetime) -> list[str]:
     width = max(len(name) for name, _ in facts)
     lines += [f"  {name:<{width}}  {value}" for name, value in facts if value]
     return lines
+
+
+def _platform(verdict: Verdict) -> list[tuple[str, str | None]]:
+    """What is proved of the platform; nothing where the quote is not genuine."""
+    claims = verdict.claims
+    if claims is None:
+        return []
+    flags = {"hyper-threading": claims.smt, "cached keys": claims.cached_keys, "dynamic platform": claims.dynamic_platform}
+    return [
+        ("PPID", claims.ppid),
+        ("platform", ", ".join(f"{name}: {'not excluded' if value else 'no'}" for name, value in flags.items())),
+        ("TCB data", f"evaluation {claims.evaluation_data_number}, level of {rfc3339(claims.tcb_date)}"),
+    ]
 
 
 def _judged(verdict: Verdict) -> str:
