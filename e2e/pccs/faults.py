@@ -45,8 +45,10 @@ class Misbehaviour:
     back: timedelta = timedelta(days=1)
 
     @classmethod
-    def from_dict(cls, document: dict[str, Any]) -> Misbehaviour:
+    def from_dict(cls, document: Any) -> Misbehaviour:
         """Read {"fault": …, "documents": […], "days": …}; raises ValueError, KeyError, TypeError."""
+        if not isinstance(document, dict):
+            raise ValueError("an object is needed")
         documents = frozenset(document.get("documents", ()))
         if unknown := documents - DOCUMENTS.keys():
             raise ValueError(f"unknown documents: {sorted(unknown)}")

@@ -1,4 +1,4 @@
-"""Fetching collateral: exact bytes, both encodings, bounded, and never a traceback."""
+"""Fetching documents: exact bytes, both encodings, bounded, and a stable reason for each way to fail."""
 
 from __future__ import annotations
 
@@ -12,15 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chrysalis.attestation.anchor import INTEL_ANCHOR, TrustAnchor, from_der
 from chrysalis.attestation.collateral import Collateral
+from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocument, join, split
 from chrysalis.broker import pccs
+from chrysalis.broker.collateral_reasons import REMEDIES, Answer, CollateralReason, DocumentKey, Failure
+from chrysalis.broker.collateral_settings import CollateralSettings
 from chrysalis.broker.pccs import PccsFetcher, binary, members
-from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.settings import CollateralSettings
 from chrysalis.clock import ManualClock
 from e2e.simtd.pki import SimulatedPlatform
 
 Answers = dict[str, Callable[[], httpx.Response]]
+FMSPC = "51D000000000"
+TCB, ROOT_CRL = "/base/tdx/certification/v4/tcb", "/base/sgx/certification/v4/rootcacrl"
 
 
 def answers(documents: dict[str, str], *, hexadecimal: bool, spaced: bool) -> Answers:
@@ -35,16 +39,14 @@ def answers(documents: dict[str, str], *, hexadecimal: bool, spaced: bool) -> An
         return {name: quote(documents[key])}
 
     return {
-        "/base/tdx/certification/v4/tcb": lambda: httpx.Response(
-            200, text=tcb, headers=chain("TCB-Info-Issuer-Chain", "tcb_info_issuer_chain")
-        ),
+        TCB: lambda: httpx.Response(200, text=tcb, headers=chain("TCB-Info-Issuer-Chain", "tcb_info_issuer_chain")),
         "/base/tdx/certification/v4/qe/identity": lambda: httpx.Response(
             200, text=qe, headers=chain("SGX-Enclave-Identity-Issuer-Chain", "qe_identity_issuer_chain")
         ),
         "/base/sgx/certification/v4/pckcrl": lambda: httpx.Response(
             200, content=crl, headers=chain("SGX-PCK-CRL-Issuer-Chain", "pck_crl_issuer_chain")
         ),
-        "/base/sgx/certification/v4/rootcacrl": lambda: httpx.Response(200, content=root),
+        ROOT_CRL: lambda: httpx.Response(200, content=root),
     }
 
 
@@ -65,59 +67,192 @@ def documents(platform: SimulatedPlatform, clock: ManualClock) -> dict[str, str]
     return found
 
 
+@pytest.fixture
+def anchor(platform: SimulatedPlatform) -> TrustAnchor:
+    return from_der(platform.root_der)
+
+
+def keys(anchor: TrustAnchor, update: str = "standard", ca: str = "platform") -> list[DocumentKey]:
+    return [
+        DocumentKey(anchor.sha256, DocumentKind.ROOT_CRL),
+        DocumentKey(anchor.sha256, DocumentKind.PCK_CRL, ca),
+        DocumentKey(anchor.sha256, DocumentKind.TCB_INFO, FMSPC, update),
+        DocumentKey(anchor.sha256, DocumentKind.QE_IDENTITY, "", update),
+    ]
+
+
+def collateral(found: dict[DocumentKey, Answer]) -> Collateral:
+    documents: dict[DocumentKind, SignedDocument] = {}
+    for key, answer in found.items():
+        assert isinstance(answer, SignedDocument), answer
+        documents[key.kind] = answer
+    return join(documents)
+
+
 @pytest.mark.parametrize("hexadecimal", [False, True])
 @pytest.mark.parametrize("spaced", [False, True])
-def test_every_byte_is_kept(documents: dict[str, str], hexadecimal: bool, spaced: bool) -> None:
+def test_every_byte_is_kept(documents: dict[str, str], anchor: TrustAnchor, hexadecimal: bool, spaced: bool) -> None:
     asked: list[httpx.URL] = []
-    got = fetcher(answers(documents, hexadecimal=hexadecimal, spaced=spaced), asked, update="early").fetch("51D000000000", "processor")
-    assert got == Collateral.from_json(json.dumps(documents))
+    source = fetcher(answers(documents, hexadecimal=hexadecimal, spaced=spaced), asked, update="early")
+    assert collateral(dict(source.fetch(keys(anchor, "early", "processor"), anchor))) == Collateral.from_json(json.dumps(documents))
     assert {(url.path[5:], url.query.decode()) for url in asked} == {
-        ("/tdx/certification/v4/tcb", "fmspc=51D000000000&update=early"),
+        ("/tdx/certification/v4/tcb", f"fmspc={FMSPC}&update=early"),
         ("/tdx/certification/v4/qe/identity", "update=early"),
         ("/sgx/certification/v4/pckcrl", "ca=processor&encoding=der"),
         ("/sgx/certification/v4/rootcacrl", ""),
     }
 
 
-def test_the_root_crl_may_stand_elsewhere(documents: dict[str, str]) -> None:
+def test_an_older_name_of_the_chain_header(documents: dict[str, str], anchor: TrustAnchor) -> None:
     found = answers(documents, hexadecimal=False, spaced=False)
-    found["/root.crl"] = found.pop("/base/sgx/certification/v4/rootcacrl")
-    got = fetcher(found, rootCrlUrl="https://certificates/root.crl").fetch("51D000000000", "platform")
-    assert got.root_ca_crl.hex() == documents["root_ca_crl"]
+    good = found[TCB]()
+    header = good.headers["TCB-Info-Issuer-Chain"]
+    found[TCB] = lambda: httpx.Response(200, content=good.content, headers={"SGX-TCB-Info-Issuer-Chain": header})
+    assert collateral(dict(fetcher(found).fetch(keys(anchor), anchor)))
 
 
-TCB = "/base/tdx/certification/v4/tcb"
+def _root_crl(found: Answers, anchor: TrustAnchor, **settings: Any) -> Answer:
+    (key,) = keys(anchor)[:1]
+    return fetcher(found, **settings).fetch([key], anchor)[key]
 
 
-def _fails() -> httpx.Response:
-    raise httpx.ConnectTimeout("no answer")
+def test_the_root_crl_may_stand_elsewhere(documents: dict[str, str], anchor: TrustAnchor) -> None:
+    found = answers(documents, hexadecimal=False, spaced=False)
+    found["/root.crl"] = found.pop(ROOT_CRL)
+    got = _root_crl(found, anchor, rootCrlUrl="https://certificates/root.crl")
+    assert isinstance(got, SignedDocument)
+    assert got.body.hex() == documents["root_ca_crl"]
 
 
 @pytest.mark.parametrize(
-    ("name", "answer"),
+    ("allowed", "good"),
     [
-        ("not found", lambda good: httpx.Response(404)),
-        ("redirect", lambda good: httpx.Response(302, headers={"location": "https://elsewhere/"})),
-        ("no chain", lambda good: httpx.Response(200, content=good.content)),
-        ("long chain", lambda good: httpx.Response(200, content=good.content, headers={"TCB-Info-Issuer-Chain": "a" * 40_000})),
-        ("too long", lambda good: httpx.Response(200, content=good.content + b" " * pccs.MAX_DOCUMENT_BYTES, headers=good.headers)),
-        ("not JSON", lambda good: httpx.Response(200, content=b"<html>", headers=good.headers)),
-        ("not UTF-8", lambda good: httpx.Response(200, content=b"\xff", headers=good.headers)),
-        ("no signature", lambda good: httpx.Response(200, content=b'{"tcbInfo":{}}', headers=good.headers)),
-        ("signature not hex", lambda good: httpx.Response(200, content=b'{"tcbInfo":{},"signature":"zz"}', headers=good.headers)),
-        ("signature a number", lambda good: httpx.Response(200, content=b'{"tcbInfo":{},"signature":1}', headers=good.headers)),
-        ("twice", lambda good: httpx.Response(200, content=b'{"tcbInfo":{},"tcbInfo":{},"signature":""}', headers=good.headers)),
-        ("deep", lambda good: httpx.Response(200, content=b'{"tcbInfo":' + b"[" * 100_000, headers=good.headers)),
-        ("timeout", lambda good: _fails()),
+        (["simulated.invalid"], True),
+        (["SIMULATED.invalid"], True),
+        ([], False),
+        (["invalid"], False),
+        (["simulated.invalid:8443"], False),
+        (None, False),
     ],
 )
-def test_unusable_answers(documents: dict[str, str], name: str, answer: Callable[[httpx.Response], httpx.Response]) -> None:
+def test_the_distribution_point_serves_where_the_pcs_has_no_root_crl(
+    documents: dict[str, str], anchor: TrustAnchor, allowed: list[str] | None, good: bool
+) -> None:
+    found = answers(documents, hexadecimal=False, spaced=False)
+    found["/crl"] = found.pop(ROOT_CRL)
+    asked: list[httpx.URL] = []
+    settings = {} if allowed is None else {"allowedHosts": allowed}
+    (key,) = keys(anchor)[:1]
+    got = fetcher(found, asked, **settings).fetch([key], anchor)[key]
+    if good:
+        assert isinstance(got, SignedDocument)
+        assert str(asked[-1]) == "https://simulated.invalid/crl"
+    else:
+        assert isinstance(got, Failure)
+        assert got.reason == CollateralReason.HOST_NOT_ALLOWED
+        assert [url.host for url in asked] == ["pccs"]
+
+
+@pytest.mark.parametrize("url", ["http://simulated.invalid/crl", "file:///etc/passwd", "https://user@simulated.invalid/crl", "https://["])
+def test_distribution_points_that_are_not_followed(documents: dict[str, str], anchor: TrustAnchor, url: str) -> None:
+    found = answers(documents, hexadecimal=False, spaced=False)
+    del found[ROOT_CRL]
+    asked: list[httpx.URL] = []
+    other = TrustAnchor(anchor.sha256, anchor.point, url)
+    (key,) = keys(anchor)[:1]
+    got = fetcher(found, asked, allowedHosts=["simulated.invalid"]).fetch([key], other)[key]
+    assert isinstance(got, Failure)
+    assert len(asked) == 1
+
+
+def test_intels_host_is_allowed_by_default() -> None:
+    host = INTEL_ANCHOR.crl_url.removeprefix("https://").split("/")[0]
+    assert CollateralSettings().allowed_hosts == [host]
+
+
+def test_another_failure_of_the_pccs_does_not_lead_elsewhere(documents: dict[str, str], anchor: TrustAnchor) -> None:
+    found = answers(documents, hexadecimal=False, spaced=False) | {ROOT_CRL: lambda: httpx.Response(500)}
+    got = _root_crl(found, anchor, allowedHosts=["simulated.invalid"])
+    assert isinstance(got, Failure)
+    assert got.reason == CollateralReason.SERVER_ERROR
+
+
+def _raises(error: Exception) -> httpx.Response:
+    raise error
+
+
+C = CollateralReason
+CHAIN = "TCB-Info-Issuer-Chain"
+UNUSABLE: dict[str, tuple[str, Callable[[httpx.Response], httpx.Response]]] = {
+    "not found": (C.NOT_FOUND, lambda good: httpx.Response(404)),
+    "gone": (C.NOT_FOUND, lambda good: httpx.Response(410)),
+    "throttled": (C.THROTTLED, lambda good: httpx.Response(429)),
+    "server error": (C.SERVER_ERROR, lambda good: httpx.Response(503)),
+    "forbidden": (C.STATUS_UNEXPECTED, lambda good: httpx.Response(403)),
+    "empty": (C.STATUS_UNEXPECTED, lambda good: httpx.Response(204)),
+    "redirect": (C.REDIRECTED, lambda good: httpx.Response(302, headers={"location": "https://pccs/elsewhere"})),
+    "page": (C.CONTENT_UNEXPECTED, lambda good: httpx.Response(200, html="<html>", headers={CHAIN: good.headers[CHAIN]})),
+    "compressed": (
+        C.CONTENT_UNEXPECTED,
+        lambda good: httpx.Response(200, stream=httpx.ByteStream(b"x"), headers={"content-encoding": "gzip", CHAIN: "a"}),
+    ),
+    "no chain": (C.ISSUER_CHAIN_MISSING, lambda good: httpx.Response(200, content=good.content)),
+    "long chain": (C.ISSUER_CHAIN_MISSING, lambda good: httpx.Response(200, content=good.content, headers={CHAIN: "a" * 40_000})),
+    "longer chain": (C.ISSUER_CHAIN_MISSING, lambda good: httpx.Response(200, content=good.content, headers={CHAIN: "%41" * 40_000})),
+    "chain of junk": ("CollateralMalformed", lambda good: httpx.Response(200, content=good.content, headers={CHAIN: "junk"})),
+    "too long": (
+        C.ANSWER_TOO_LARGE,
+        lambda good: httpx.Response(200, content=good.content + b" " * pccs.MAX_DOCUMENT_BYTES, headers={CHAIN: good.headers[CHAIN]}),
+    ),
+    "says it is too long": (
+        C.ANSWER_TOO_LARGE,
+        lambda good: httpx.Response(200, stream=httpx.ByteStream(b""), headers={"content-length": "9" * 30}),
+    ),
+    "not JSON": ("CollateralMalformed", lambda good: _with(good, b"<html>")),
+    "not UTF-8": ("CollateralMalformed", lambda good: _with(good, b"\xff")),
+    "no signature": ("CollateralMalformed", lambda good: _with(good, b'{"tcbInfo":{}}')),
+    "signature not hex": ("CollateralMalformed", lambda good: _with(good, b'{"tcbInfo":{},"signature":"zz"}')),
+    "signature a number": ("CollateralMalformed", lambda good: _with(good, b'{"tcbInfo":{},"signature":1}')),
+    "twice": ("CollateralMalformed", lambda good: _with(good, b'{"tcbInfo":{},"tcbInfo":{},"signature":""}')),
+    "deep": ("CollateralMalformed", lambda good: _with(good, b'{"tcbInfo":' + b"[" * 100_000)),
+    "not a TCB info": ("CollateralMalformed", lambda good: _with(good, b'{"tcbInfo":{},"signature":""}')),
+    "timeout": (C.TIMED_OUT, lambda good: _raises(httpx.ReadTimeout("slow"))),
+    "no connection": (C.UNREACHABLE, lambda good: _raises(httpx.ConnectError("refused"))),
+    "no name": (C.UNREACHABLE, lambda good: _raises(OSError("name"))),
+    "broken": (C.ANSWER_BROKEN, lambda good: _raises(httpx.RemoteProtocolError("incomplete"))),
+}
+
+
+def _with(good: httpx.Response, body: bytes) -> httpx.Response:
+    return httpx.Response(200, content=body, headers={CHAIN: good.headers[CHAIN]})
+
+
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_unusable_answers(documents: dict[str, str], anchor: TrustAnchor, name: str) -> None:
+    reason, answer = UNUSABLE[name]
     found = answers(documents, hexadecimal=False, spaced=False)
     good = found[TCB]
-    fetcher(found).fetch("51D000000000", "platform")
-    with pytest.raises(BrokerError) as caught:
-        fetcher(found | {TCB: lambda: answer(good())}).fetch("51D000000000", "platform")
-    assert caught.value.reason == BrokerReason.COLLATERAL_UNAVAILABLE
+    wanted = keys(anchor)
+    got = dict(fetcher(found | {TCB: lambda: answer(good())}).fetch(wanted, anchor))
+    failure = got.pop(wanted[2])
+    assert isinstance(failure, Failure)
+    assert failure.reason == reason
+    assert failure.message
+    assert all(isinstance(other, SignedDocument) for other in got.values())  # each document fails alone
+    assert collateral(dict(fetcher(found).fetch(wanted, anchor)))  # the twin
+
+
+def test_every_reason_has_a_remedy() -> None:
+    assert REMEDIES.keys() == set(CollateralReason)
+
+
+def test_a_fetcher_needs_an_address() -> None:
+    with pytest.raises(ValueError, match=r"collateral\.url"):
+        PccsFetcher(CollateralSettings())
+
+
+def test_documents_are_those_of_the_bundle(documents: dict[str, str]) -> None:
+    assert set(split(Collateral.from_json(json.dumps(documents)))) == set(DocumentKind)
 
 
 @given(st.dictionaries(st.text(), st.integers() | st.text() | st.lists(st.booleans()), min_size=1), st.sampled_from([None, 1, "\t"]))

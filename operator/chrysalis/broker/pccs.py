@@ -147,7 +147,7 @@ class PccsFetcher:
             issuers = unquote(found) if len(found) <= 3 * MAX_CHAIN_CHARACTERS else ""
             if chain_headers and not 0 < len(issuers) <= MAX_CHAIN_CHARACTERS:
                 raise _Refused(_C.ISSUER_CHAIN_MISSING, f"the answer has no usable header {chain_headers[0]}")
-            async for piece in response.aiter_raw(PIECE_BYTES):
+            async for piece in response.aiter_bytes(PIECE_BYTES):  # nothing is decoded: see _check_head
                 body += piece
                 if len(body) > MAX_DOCUMENT_BYTES:
                     raise _Refused(_C.ANSWER_TOO_LARGE, f"the answer has over {MAX_DOCUMENT_BYTES} bytes")
