@@ -246,7 +246,12 @@ def empty(tmp_path: Path, clock: ManualClock, platform: SimulatedPlatform) -> Wo
                 {"name": "rival", "owners": [rival.public.hex()], "namespaces": ["rival-pool"]},
             ],
             "kubernetes": {"serviceAccounts": [READER]},
-            "limits": {"requestsPerSecond": 1_000_000, "unprovenCalls": 10_000},  # the clock stands still
+            "limits": {
+                "requestsPerSecond": 1_000_000,
+                "connectionsPerSecond": 1_000_000,
+                "unprovenAttestations": 10_000,
+                "unprovenCalls": 10_000,
+            },  # the clock stands still
         }
     )
     deps = assemble(settings, clock=clock, fetcher=pccs, reviewer=FakeReviewer())

@@ -39,7 +39,7 @@ class Edge:
 
         client = scope.get("client")
         try:
-            self._deps.limits.request(address_of(client[0] if client else None))
+            await self._deps.limits.request(address_of(client[0] if client else None))
             await self._app(scope, receive, sending)
         except BrokerError as error:  # the limit; the application's own are answered inside
             await problem(error, error.status)(scope, receive, sending)

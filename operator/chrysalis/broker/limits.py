@@ -29,6 +29,12 @@ QUEUE_SECONDS = 5.0
 """For an attestation to wait for its place."""
 SUSPECT_PLACES = 1
 SUSPECT_QUEUE = 4
+SUSPECT_REST = 3
+"""For how many times as long as an attempt took its place stays empty afterwards."""
+SUSPECT_REQUESTS = 10
+"""A second, of an address that is out of attempts."""
+HOLD_SECONDS = 1.0
+"""For a refusal of what is too much."""
 REFUSAL_SECONDS = 60.0
 """An address that has used up its unproven attempts gets all of them back in this time."""
 UNKNOWN_ADDRESS = "unknown"
@@ -38,7 +44,7 @@ class LimitSettings(Model):
     """Limits on strangers.
 
     connections: open at once.  connectionsPerAddress: of these, of one address; an eighth of it while more than half of all
-    are taken.
+    are taken.  connectionsPerSecond: new ones of one address; twice as many at once.
     requestsPerSecond: of one address; twice as many at once.  callsPerSecond: of one authenticated caller; twice as many at once.
     unprovenAttestations: attempts of one address that were not accepted, within a minute; more have to share one place.
     unprovenCalls: failed authentications of one address within a minute; more are refused unseen.
@@ -46,7 +52,8 @@ class LimitSettings(Model):
     """
 
     connections: Annotated[int, Field(ge=8, le=65536)] = 512
-    connections_per_address: Annotated[int, Field(ge=8, le=65536)] = 128
+    connections_per_address: Annotated[int, Field(ge=8, le=65536)] = 64
+    connections_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     requests_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = 1000
     calls_per_second: Annotated[int, Field(ge=1, le=1_000_000)] = 200
     unproven_attestations: Annotated[int, Field(ge=1, le=10_000)] = 32
@@ -158,30 +165,48 @@ class Limits:
         self._calls = buckets(settings.calls_per_second, 2 * settings.calls_per_second)
         self._unproven = buckets(settings.unproven_attestations / REFUSAL_SECONDS, settings.unproven_attestations)
         self._failed_calls = buckets(settings.unproven_calls / REFUSAL_SECONDS, settings.unproven_calls)
+        self._slow = buckets(SUSPECT_REQUESTS, 2 * SUSPECT_REQUESTS)
+        self._clock = clock
         self._good = Lane(places, settings.queued_attestations)
         self._suspect = Lane(SUSPECT_PLACES, SUSPECT_QUEUE)
 
-    def request(self, address: str) -> None:
-        """Count a request; raises BrokerError (TooManyRequests)."""
-        if not self._requests.take(address):
+    async def request(self, address: str) -> None:
+        """Count a request; raises BrokerError (TooManyRequests), after a while: whoever floods shall wait, not spin."""
+        fast = self._requests.take(address)
+        if not fast or (self._unproven.level(address) < 1 and not self._slow.take(address)):
+            await asyncio.sleep(HOLD_SECONDS)
             raise _too_many("requests from this address")
 
-    def before_evidence(self, address: str) -> None:
-        """Refuse, before its message is read, an address that is out of attempts while its like fill their queue."""
-        if self._unproven.level(address) < 1 and self._suspect.full:
+    async def attempt(self, address: str) -> bool:
+        """Count an attempt to attest before its message is read; whether it is in good standing, for `attestation`.
+
+        Raises BrokerError (Busy), after a while, for an address that is out of attempts while its like fill their queue.
+        """
+        if self._unproven.take(address):
+            return True
+        if self._suspect.full:
+            await asyncio.sleep(HOLD_SECONDS)
             raise busy()
+        return False
+
+    def proved(self, address: str) -> None:
+        """Give back an attempt that was accepted."""
+        self._unproven.give(address)
 
     @contextlib.asynccontextmanager
-    async def attestation(self, address: str) -> AsyncIterator[None]:
-        """A place to judge an attempt of this address; an attempt that ends without an error is given back to it.
+    async def attestation(self, *, good: bool) -> AsyncIterator[None]:
+        """A place to judge an attempt; raises BrokerError (Busy).
 
-        Addresses whose attempts were refused lately share one place of their own, so that the others keep theirs.
-        Raises BrokerError (Busy).
+        Addresses whose attempts were refused lately share one place of their own, which rests after each, so that the others
+        keep theirs and most of the machine.
         """
-        lane = self._good if self._unproven.take(address) else self._suspect
-        async with lane.place():
-            yield
-        self._unproven.give(address)
+        async with (self._good if good else self._suspect).place():
+            started = self._clock.monotonic()
+            try:
+                yield
+            finally:
+                if not good:
+                    await asyncio.sleep(min(HOLD_SECONDS, SUSPECT_REST * (self._clock.monotonic() - started)))
 
     def before_call(self, address: str) -> None:
         """Refuse an address with too many failed authentications lately; raises BrokerError (TooManyRequests)."""

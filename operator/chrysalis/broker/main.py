@@ -138,7 +138,7 @@ def tls_server(deps: Deps) -> TlsServer:
         raise AssertionError("a TLS server without TLS")
     config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
     deps.certificates.load_into(config.ssl)
-    return TlsServer(config, deps.settings.limits)
+    return TlsServer(config, deps.settings.limits, deps.clock)
 
 
 def plain_paths(deps: Deps) -> tuple[dict[str, Check], dict[str, Check]]:

@@ -15,7 +15,8 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from chrysalis.broker.limits import LimitSettings, address_of
+from chrysalis.broker.limits import Buckets, LimitSettings, address_of
+from chrysalis.clock import Clock
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,9 @@ STARTUP_FAILURE = 3
 class Connections:
     """How many connections are open, in all and by address; used on the event loop only."""
 
-    def __init__(self, settings: LimitSettings) -> None:
+    def __init__(self, settings: LimitSettings, clock: Clock) -> None:
+        rate = settings.connections_per_second
+        self._new = Buckets(rate=rate, burst=2 * rate, entries=settings.tracked_addresses, clock=clock)
         self._most = settings.connections
         self._per_address = settings.connections_per_address
         self._open: dict[str, int] = {}
@@ -45,7 +48,7 @@ class Connections:
         """Count one more; False when there are too many."""
         mine = self._open.get(address, 0)
         allowed = self._per_address if 2 * self.total < self._most else self._per_address // 8
-        if self.total >= self._most or mine >= allowed:
+        if self.total >= self._most or mine >= allowed or not self._new.take(address):
             return False
         self._open[address] = mine + 1
         self.total += 1
@@ -151,9 +154,9 @@ class Protocol(H11Protocol):
 class TlsServer(uvicorn.Server):
     """uvicorn's server over bounded listeners."""
 
-    def __init__(self, config: uvicorn.Config, limits: LimitSettings) -> None:
+    def __init__(self, config: uvicorn.Config, limits: LimitSettings, clock: Clock) -> None:
         super().__init__(config)
-        self.connections = Connections(limits)
+        self.connections = Connections(limits, clock)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application and listen; ends the process with code 3 where either fails, as uvicorn does."""

@@ -25,10 +25,12 @@ def register(app: FastAPI, deps: Deps) -> None:
     async def attest(request: Request) -> Response:
         client = request.client
         address = address_of(client.host if client else None)
-        deps.limits.before_evidence(address)
+        good = await deps.limits.attempt(address)
         evidence = parse(Evidence, await body(request, MAX_EVIDENCE_BODY))  # before it has a place: a slow sender holds none
-        async with deps.limits.attestation(address):
-            return answer(await to_thread.run_sync(deps.attestor.attest, evidence, limiter=deps.limits.judges))
+        async with deps.limits.attestation(good=good):
+            result = await to_thread.run_sync(deps.attestor.attest, evidence, limiter=deps.limits.judges)
+        deps.limits.proved(address)
+        return answer(result)
 
     @app.post("/v1/keys/{key_id}:release")
     async def release(request: Request, key_id: str) -> Response:

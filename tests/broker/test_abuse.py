@@ -1,0 +1,151 @@
+"""A real broker process under a flood of bad evidence: a good worker is not delayed beyond a second, memory stays."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+
+from chrysalis.broker.main import assemble
+from chrysalis.broker.settings import Settings
+from chrysalis.clock import SystemClock
+from tests.broker import conftest as broker_world
+
+ROOT = Path(__file__).parents[2]
+FLOOD_SECONDS = 8.0
+MAX_DELAY_SECONDS = 1.0
+MAX_GROWTH_KIB = 50 * 1024
+FLOODS = [
+    ("127.0.0.2", "quotes", 24),
+    ("127.0.0.3", "quotes", 24),
+    ("127.0.0.4", "large", 4),
+    ("127.0.0.5", "slow", 60),
+    ("127.0.0.6", "connections", 80),
+]
+
+
+@dataclass
+class Running:
+    """A broker process, and a world that talks to it."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    world: Any
+
+    def memory_kib(self) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture
+def running(tmp_path: Path, platform: Any) -> Iterator[Running]:
+    clock = SystemClock()
+    (tmp_path / "collateral.json").write_text(platform.collateral(clock.now()))
+    acme, rival = broker_world.Tenant("acme"), broker_world.Tenant("rival")
+    port = free_port()
+    document = {
+        "stateDir": str(tmp_path / "state"),
+        "placement": "Development",
+        "tenants": [{"name": "acme", "owners": [acme.public.hex()]}, {"name": "rival", "owners": [rival.public.hex()]}],
+        "collateral": {"preload": [str(tmp_path / "collateral.json")]},
+        "host": "127.0.0.1",
+        "port": port,
+        "healthPort": free_port(),
+        "metricsPort": free_port(),
+    }
+    (tmp_path / "broker.yaml").write_text(yaml.safe_dump(document))
+    deps = assemble(Settings.model_validate(document), clock=clock)  # makes the keys that the process will use
+    command = [sys.executable, "-m", "chrysalis.broker.main", "--config", str(tmp_path / "broker.yaml"), "--log-level", "error"]
+    process = subprocess.Popen(command, cwd=ROOT)
+    try:
+        with httpx.Client(base_url=f"https://127.0.0.1:{port}", verify=False, timeout=30.0) as http:
+            world = broker_world.World(deps, http, clock, platform, None, acme, rival)  # type: ignore[arg-type]
+            deadline = time.monotonic() + 20
+            while True:
+                try:
+                    if http.get("/readyz").status_code == 200:
+                        break
+                except httpx.HTTPError:
+                    assert process.poll() is None
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+            for tenant in (acme, rival):
+                assert world.put_policy(tenant).status_code == 201
+                assert world.put_key(tenant).status_code == 201
+            yield Running(process, port, world)
+    finally:
+        os.kill(process.pid, signal.SIGTERM)
+        process.wait(20)
+        deps.store.close()
+
+
+def whole_way(running: Running) -> float:
+    """Seconds from a good worker's challenge to its key, over a connection of its own."""
+    world = running.world
+    domain = world.domain(world.acme)
+    with httpx.Client(base_url=f"https://127.0.0.1:{running.port}", verify=False, timeout=30.0) as http:
+        started = time.monotonic()
+        nonce = http.post("/v1/challenge").json()["nonce"]
+        evidence = domain.evidence(nonce).model_dump_json(by_alias=True)
+        result = http.post("/v1/attest", content=evidence)
+        assert result.status_code == 200, result.text
+        body = {"schemaVersion": "chrysalis/v1", "resultId": result.json()["resultId"]}
+        assert http.post("/v1/keys/acme:release", json=body).status_code == 200
+        return time.monotonic() - started
+
+
+def test_a_flood_does_not_delay_a_good_worker(running: Running, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evidence = tmp_path / "evidence.json"
+    evidence.write_text(running.world.domain(running.world.rival).evidence().model_dump_json(by_alias=True))
+    alone = [whole_way(running) for _ in range(8)]
+    before = running.memory_kib()
+    floods = [
+        subprocess.Popen(
+            [
+                sys.executable, "-m", "e2e.flood", "--port", str(running.port), "--source", source, "--kind", kind,
+                "--connections", str(connections), "--seconds", str(FLOOD_SECONDS), "--evidence", str(evidence),
+            ],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+        )
+        for source, kind, connections in FLOODS
+    ]  # fmt: skip
+    time.sleep(1.0)
+    under = []
+    until = time.monotonic() + FLOOD_SECONDS - 2.0
+    while time.monotonic() < until:
+        under.append(whole_way(running))
+        time.sleep(0.1)
+    growth = running.memory_kib() - before
+    said = [json.loads(flood.communicate(timeout=60)[0]) for flood in floods]
+    delay = max(under) - statistics.median(alone)
+    with capsys.disabled():
+        print(f"\nalone {statistics.median(alone):.3f} s; under flood median {statistics.median(under):.3f} s,")
+        print(f"worst {max(under):.3f} s of {len(under)}; growth {growth} KiB")
+        for (source, kind, _), answers in zip(FLOODS, said, strict=True):
+            print(f"  {source} {kind}: {answers}")
+    assert sum(answers.get("/v1/attest 403", 0) for answers in said) >= 64, "this was no flood"
+    assert sum(count for answers in said for answer, count in answers.items() if answer.endswith(" 429")) > 0, "nobody was slowed down"
+    assert len(under) >= 3
+    assert delay <= MAX_DELAY_SECONDS
+    assert growth < MAX_GROWTH_KIB
+    assert running.process.poll() is None
+    assert whole_way(running) < 2.0
