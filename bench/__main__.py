@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import Row
 
-AREAS = ("verify", "gpu", "contract", "gateway", "admit")
+AREAS = ("verify", "gpu", "contract", "gateway", "admit", "broker")
 RESULTS = Path("bench-results.json")
 
 

@@ -15,6 +15,7 @@ from chrysalis.broker import audit, reappraisal
 from chrysalis.broker.store import Cause
 from chrysalis.wire import owner_token
 from chrysalis.wire.broker import Evidence
+from e2e.simtd.pki import CollateralShape
 
 World = Any
 Reasons = Callable[[Any], list[str]]
@@ -95,11 +96,13 @@ def test_a_changed_key_record_revokes(world: World, changes: dict[str, Any], rea
 
 def test_new_collateral_revokes_what_it_condemns(world: World) -> None:
     mine = accepted(world)
-    fmspc, ca, channel = world.deps.store.collateral_keys()[0]
+    assert world.deps.reappraiser.work() == 0
     world.clock.advance(60)
-    now = world.clock.now()
-    out_of_date = Collateral.from_json(world.platform.collateral(now, tcb_status="OutOfDate", evaluation_data_number=99))
-    world.deps.store.put_collateral(fmspc, ca, channel, out_of_date.to_json(), int(now.timestamp()))
+    out_of_date = CollateralShape(status="OutOfDate", evaluation_data_number=99)
+    world.pccs.shown = Collateral.from_json(world.platform.collateral(world.clock.now(), out_of_date))
+    with world.deps.store.database.writing() as db:
+        db.execute(text("UPDATE collateral_documents SET next_attempt_at = 0"))
+    world.deps.collateral.refresh()
     assert world.deps.reappraiser.work() == 1
     assert view(world, mine)["revokedReason"] == "TcbOutOfDate"
 
@@ -161,7 +164,7 @@ def test_two_replicas_do_not_work_on_one_sweep(world: World) -> None:
 def test_what_cannot_be_judged_for_want_of_collateral_is_left_alone(world: World) -> None:
     mine = accepted(world)
     with world.deps.store.database.writing() as db:
-        db.execute(text("DELETE FROM collateral"))
+        db.execute(text("DELETE FROM collateral_documents"))
     world.pccs.down = True
     world.deps.store.request_reappraisal(Cause.COLLATERAL_CHANGED, 0)
     assert world.deps.reappraiser.work() == 0
@@ -282,3 +285,14 @@ def test_only_an_owner_simulates_on_its_own_evidence(world: World, reasons: Reas
     assert simulate(world, world.rival).json()["judged"] == 0
     assert reasons(simulate(world, token="operator")) == ["CallerNotAllowed"]
     assert simulate(world, token="nobody").status_code == 401
+
+
+def test_a_new_revocation_list_revokes_at_once(world: World) -> None:
+    mine = accepted(world)
+    world.clock.advance(60)
+    world.pccs.shown = Collateral.from_json(world.platform.collateral(world.clock.now(), CollateralShape(revoked=("pck",))))
+    with world.deps.store.database.writing() as db:
+        db.execute(text("UPDATE collateral_documents SET next_attempt_at = 0"))
+    world.deps.collateral.refresh()
+    assert world.deps.reappraiser.work() == 1
+    assert view(world, mine)["revokedReason"] == "CertificateRevoked"

@@ -15,6 +15,7 @@ import json
 import tomllib
 import zlib
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated
 
 import tomli_w
@@ -26,6 +27,8 @@ from chrysalis.api.worker import BrokerPin, Isolation, ModelSpec, Prices
 from chrysalis.errors import ChrysalisError
 
 MAX_TOML_BYTES = 256 * 1024
+REMEMBERED, MAX_REMEMBERED_BYTES = 64, 32 * 1024
+"""How many initdata of at most that size stay parsed."""
 
 
 class InitdataReason(StrEnum):
@@ -84,6 +87,17 @@ def parse(toml: bytes) -> Initdata:
     """Read the measured bytes; raises InitdataError for anything that is not exactly this form."""
     if len(toml) > MAX_TOML_BYTES:
         raise _malformed(f"{len(toml)} bytes; at most {MAX_TOML_BYTES} are read")
+    return (_parsed_before if len(toml) <= MAX_REMEMBERED_BYTES else _parse)(toml)[0]
+
+
+def policy_digest(toml: bytes) -> str:
+    """sha256:<hex> of `allow.json` as it stands in the document (what InitdataRule.policyDigests lists)."""
+    parse(toml)
+    return (_parsed_before if len(toml) <= MAX_REMEMBERED_BYTES else _parse)(toml)[1]
+
+
+def _parse(toml: bytes) -> tuple[Initdata, str]:
+    """The initdata and its policy's digest; whoever changed what this returns would change it for all."""
     try:
         document = tomllib.loads(toml.decode())
         if sorted(document) != ["algorithm", "data", "version"] or document["algorithm"] != "sha384":
@@ -91,16 +105,14 @@ def parse(toml: bytes) -> Initdata:
         data = document["data"]
         if sorted(data) != ["allow.json", "chrysalis.toml"]:
             raise ValueError("data must hold allow.json and chrysalis.toml and nothing else")
-        return Initdata(containers=json.loads(data["allow.json"]), identity=tomllib.loads(data["chrysalis.toml"]))
+        found = Initdata(containers=json.loads(data["allow.json"]), identity=tomllib.loads(data["chrysalis.toml"]))
+        return found, "sha256:" + hashlib.sha256(data["allow.json"].encode()).hexdigest()
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
         raise _malformed(str(error)) from error
 
 
-def policy_digest(toml: bytes) -> str:
-    """sha256:<hex> of `allow.json` as it stands in the document (what InitdataRule.policyDigests lists)."""
-    parse(toml)
-    text: str = tomllib.loads(toml.decode())["data"]["allow.json"]
-    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+_parsed_before = lru_cache(maxsize=REMEMBERED)(_parse)
+"""The replicas of a set have the same initdata, and one appraisal asks for it several times."""
 
 
 def mrconfigid(toml: bytes) -> bytes:

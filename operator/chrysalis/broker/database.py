@@ -22,6 +22,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
+from chrysalis.broker.group_commit import GroupCommit
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
@@ -48,6 +49,7 @@ class Database:
         Raises BrokerError (SettingsInvalid for a URL of another kind, DatabaseUnavailable when it does not answer).
         """
         self.engine = _engine(_parse(url))
+        self._writer = GroupCommit(self.writing)
         try:
             self._migrate()
         except SQLAlchemyError as error:
@@ -64,18 +66,19 @@ class Database:
         return self.engine.dialect.name == POSTGRESQL
 
     def close(self) -> None:
-        """Close all connections."""
+        """Finish what is being written and close all connections."""
+        self._writer.close()
         self.engine.dispose()
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         """Run work in a writing transaction and commit; it is run again where the database says that this helps.
 
-        work must not keep anything of a run that failed.  Raises what work raises, and SQLAlchemyError.
+        Work of several threads may be committed together, each in a savepoint.  work must not call `transact` itself, and must
+        not keep anything of a run that failed.  Raises what work raises, and SQLAlchemyError.
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with self.writing() as connection:
-                    return work(connection)
+                return self._writer.run(work)
             except DBAPIError as error:
                 if attempt == ATTEMPTS or not _passes(error):
                     raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from functools import lru_cache
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -24,6 +25,8 @@ from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, PAYLOAD_POLICY, KeyRecord
 from chrysalis.wire.reasons import WireError, WireReason
 
 M = TypeVar("M", bound=Model)
+REMEMBERED = 32
+"""How many key records and policies stay parsed, by their text."""
 
 
 def key_context(key_id: str, owner: str) -> bytes:
@@ -107,12 +110,12 @@ class OwnersRecords:
                 f"the owner of the key {stored.key_id} is not any tenant's",
                 "list the owner's key among a tenant's in the broker's settings",
             )
-        return KeyRecord.model_validate_json(stored.record)
+        return _record(stored.record)
 
     def policy_of(self, record: KeyRecord) -> SignedPolicy | None:
         """The policy that the record's owner bound the key to, in its current version; None when there is none."""
         stored = self._store.policy(record.owner_public_key, record.policy_name)
-        return None if stored is None else SignedPolicy.model_validate_json(stored.payload)
+        return None if stored is None else _policy(stored.payload)
 
     def _allowance(self, owner: str) -> Allowance | None:
         tenant = self._tenants.of(owner)
@@ -138,6 +141,16 @@ class OwnersRecords:
                     error.detail,
                 ) from error
             raise
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _record(text: str) -> KeyRecord:
+    return KeyRecord.model_validate_json(text)
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _policy(payload: str) -> SignedPolicy:
+    return SignedPolicy.model_validate_json(payload)
 
 
 def _parse(model: type[M], payload: bytes) -> M:
