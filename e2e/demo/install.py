@@ -147,7 +147,7 @@ def worker_object(world: World, **changes: Any) -> dict[str, Any]:
         "model_digest": world.facts["model_digest"],
         "broker": world.facts["broker"],
         "account": objects.ACCOUNT,
-        "wallet": world.facts["wallets"]["owner-wallet"],
+        "wallet": world.facts.get("wallets", {}).get("owner-wallet"),
         "prices": PRICES,
     }
     return objects.worker(**(fields | changes))
