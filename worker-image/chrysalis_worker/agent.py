@@ -26,7 +26,7 @@ from chrysalis.errors import ChrysalisError
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.reasons import Refused
 from chrysalis_worker import keys, logs, package, podinfo
-from chrysalis_worker.evidence import CocoRest, EvidenceSource
+from chrysalis_worker.evidence import CocoRest, EvidenceSource, GpuEvidenceSource, GuestGpus, NoGpus
 from chrysalis_worker.gateway import Gateway
 from chrysalis_worker.health import health_app, metrics_app
 from chrysalis_worker.inference import Engine, Triton
@@ -78,6 +78,7 @@ class Agent:
     source: EvidenceSource
     broker: Callable[[MeasuredIdentity], Broker]
     engine: Callable[[str, str], Engine] = Triton
+    gpus: GpuEvidenceSource = field(default_factory=NoGpus)
     listen: Listen = Listen()
     timing: Timing = Timing()
     ports: dict[str, int] = field(default_factory=dict)
@@ -122,7 +123,7 @@ class Agent:
         pod = podinfo.read(self.paths.podinfo)
         domain = keys.domain_keys(self.paths.receipts)
         identity = pod.initdata.identity
-        attester = Attester(pod=pod, domain=domain, broker=self.broker(identity), source=self.source, clock=self.clock)
+        attester = Attester(pod=pod, domain=domain, broker=self.broker(identity), source=self.source, clock=self.clock, gpus=self.gpus)
         engine = self.engine(self.paths.grpc_target, identity.model.name)
         await self._listen("gateway", self._gateway(attester, engine))
         async with asyncio.TaskGroup() as tasks:
@@ -320,6 +321,7 @@ async def serve() -> int:
         paths=PodPaths(),
         clock=clock,
         source=CocoRest(),
+        gpus=GuestGpus(),
         broker=lambda identity: BrokerClient(identity.broker.url, spki_sha256=identity.broker.spki_sha256),
     )
     loop = asyncio.get_running_loop()

@@ -8,12 +8,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import httpx
+from pydantic import ValidationError
 
+from chrysalis.attestation.gpu import evidence as gpu_evidence
+from chrysalis.attestation.gpu.reasons import GpuError
 from chrysalis.wire.broker import MAX_EVENT_LOG_BYTES, MAX_QUOTE_BYTES
+from chrysalis.wire.gpu import GpuDevice
 from chrysalis_worker.reasons import WorkerError, WorkerReason
 
 REPORT_DATA_BYTES = 64
 COCO_REST = "http://127.0.0.1:8006"
+GPU_PATH = "/simulated/gpus"
 MAX_ANSWER_BYTES = (MAX_QUOTE_BYTES + MAX_EVENT_LOG_BYTES) * 4 // 3 + 4096
 
 
@@ -32,6 +37,43 @@ class EvidenceSource(Protocol):
         """A fresh quote that carries report_data (64 bytes), and the boot event log; raises WorkerError."""
 
 
+class GpuEvidenceSource(Protocol):
+    """Something that can produce evidence of every GPU and NVSwitch that the domain sees."""
+
+    async def gpus(self, nonce: bytes) -> list[GpuDevice]:
+        """SPDM reports over a nonce of 32 bytes, with certificate chains; raises WorkerError."""
+
+
+class NoGpus:
+    """A domain without GPUs."""
+
+    async def gpus(self, nonce: bytes) -> list[GpuDevice]:
+        return []
+
+
+class GuestGpus:
+    """The guest's service that answers NVIDIA SDK evidence JSON at GPU_PATH?nonce=hex; 404 where it has no GPUs.
+
+    Only the simulated platform offers it.  A guest with real GPUs gives its evidence through NVIDIA's driver library; a source
+    for that belongs beside this one.
+    """
+
+    def __init__(self, base_url: str = COCO_REST, *, timeout: float = 60.0) -> None:
+        self._url = base_url.rstrip("/") + GPU_PATH
+        self._timeout = timeout
+
+    async def gpus(self, nonce: bytes) -> list[GpuDevice]:
+        status, raw = await _get(self._url, {"nonce": nonce.hex()}, self._timeout)
+        if status == httpx.codes.NOT_FOUND:
+            return []
+        if status != httpx.codes.OK:
+            raise _unavailable(f"HTTP {status} for the GPUs")
+        try:
+            return [GpuDevice.of(device) for device in gpu_evidence.from_json(raw)]
+        except (GpuError, ValidationError) as error:
+            raise _unavailable(f"the GPUs' evidence is not the JSON that is expected: {error}"[:512]) from error
+
+
 class CocoRest:
     """The REST service of a Kata guest (Confidential Containers' api-server-rest), on the pod's loopback."""
 
@@ -43,21 +85,27 @@ class CocoRest:
         if len(report_data) != REPORT_DATA_BYTES:
             raise ValueError(f"report_data has {REPORT_DATA_BYTES} bytes, not {len(report_data)}")
         query = {"runtime_data": base64.b64encode(report_data).decode(), "encoding": "base64"}
-        try:
-            async with (
-                httpx.AsyncClient(timeout=self._timeout, trust_env=False) as http,
-                http.stream("GET", self._url, params=query) as response,
-            ):
-                raw = bytearray()
-                async for chunk in response.aiter_bytes():
-                    raw += chunk
-                    if len(raw) > MAX_ANSWER_BYTES:
-                        raise _unavailable(f"the answer is over {MAX_ANSWER_BYTES} bytes")
-                if response.status_code != httpx.codes.OK:
-                    raise _unavailable(f"HTTP {response.status_code}")
-        except httpx.HTTPError as error:
-            raise _unavailable(f"{type(error).__name__}: {error}") from error
-        return _parse(bytes(raw))
+        status, raw = await _get(self._url, query, self._timeout)
+        if status != httpx.codes.OK:
+            raise _unavailable(f"HTTP {status}")
+        return _parse(raw)
+
+
+async def _get(url: str, query: dict[str, str], seconds: float) -> tuple[int, bytes]:
+    """Status and body of the guest's answer; raises WorkerError where there is none, or one that is too large."""
+    raw = bytearray()
+    try:
+        async with (
+            httpx.AsyncClient(timeout=seconds, trust_env=False) as http,
+            http.stream("GET", url, params=query) as response,
+        ):
+            async for chunk in response.aiter_bytes():
+                raw += chunk
+                if len(raw) > MAX_ANSWER_BYTES:
+                    raise _unavailable(f"the answer is over {MAX_ANSWER_BYTES} bytes")
+            return response.status_code, bytes(raw)
+    except httpx.HTTPError as error:
+        raise _unavailable(f"{type(error).__name__}: {error}") from error
 
 
 def _parse(raw: bytes) -> RawEvidence:

@@ -2,7 +2,8 @@
 
 Steps (architecture.md, the way of one worker):
  1. a new TLS key; a nonce from the broker
- 2. the binding of nonce, keys and identity gives report_data
+ 2. reports of the GPUs, where there are any, over a nonce made of nonce, keys and identity; the binding of all these
+    gives report_data
  3. a quote over report_data; it must carry report_data, and the hash of our initdata as MRCONFIGID
  4. the broker appraises; its answer must verify under the measured EAR key and name our keys
  5. an RA-TLS certificate that ends with the result
@@ -14,14 +15,15 @@ from __future__ import annotations
 import base64
 import os
 import ssl
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from chrysalis.attestation import binding, quote
 from chrysalis.clock import Clock
+from chrysalis.wire import gpu
 from chrysalis.wire.broker import AttestResult, Challenge, Evidence, WrappedKey
 from chrysalis_worker import results
-from chrysalis_worker.evidence import EvidenceSource
+from chrysalis_worker.evidence import EvidenceSource, GpuEvidenceSource, NoGpus
 from chrysalis_worker.keys import DomainKeys, TlsKey
 from chrysalis_worker.podinfo import PodInfo
 from chrysalis_worker.reasons import WorkerError, WorkerReason
@@ -80,6 +82,7 @@ class Attester:
     broker: Broker
     source: EvidenceSource
     clock: Clock
+    gpus: GpuEvidenceSource = field(default_factory=NoGpus)
 
     async def attest(self) -> Session:
         """Do the steps above; raises WorkerError, or WireError and Refused from the broker."""
@@ -107,13 +110,15 @@ class Attester:
             "measured": self.pod.initdata.identity.to_json_dict(),
             "claimed": self.pod.claimed.to_json_dict(),
         }
-        bound = binding.bind(
-            nonce=nonce,
-            tls_spki_sha256=tls.spki_sha256,
-            hpke=self.domain.hpke_public,
-            receipt=self.domain.receipt_public,
-            identity=identity,
-        )
+        parts: dict[str, Any] = {
+            "nonce": nonce,
+            "tls_spki_sha256": tls.spki_sha256,
+            "hpke": self.domain.hpke_public,
+            "receipt": self.domain.receipt_public,
+            "identity": identity,
+        }
+        devices = await self.gpus.gpus(binding.gpu_nonce(**parts))
+        bound = binding.bind(**parts, gpu_digest=gpu.digest(devices))
         raw = await self.source.evidence(bound.report_data)
         own = self._own_quote(raw.quote, bound.report_data)
         evidence = Evidence(
@@ -123,6 +128,7 @@ class Attester:
             initdata=base64.b64encode(self.pod.toml).decode(),
             keys=keys,
             claimed=self.pod.claimed,
+            gpu=devices,
         )
         return Appraisable(evidence=evidence, claims_buffer=bound.claims_buffer, quote=own)
 

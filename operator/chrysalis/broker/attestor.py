@@ -24,7 +24,7 @@ from chrysalis.broker.tenants import Tenants
 from chrysalis.clock import Clock, unix
 from chrysalis.receipts.objects import ReceiptKeyCertificate
 from chrysalis.wire.broker import AttestResult, Evidence, NamedReason, ResultView
-from chrysalis.wire.ear import SUBMODULE, Confirmation, Ear, EarResult, VerifierId
+from chrysalis.wire.ear import Confirmation, Ear, EarResult, VerifierId
 
 log = logging.getLogger(__name__)
 
@@ -131,39 +131,41 @@ class Attestor:
             verdict is None
             or not verdict.accepted
             or verdict.expires_at is None
-            or verdict.evidence_class is None
+            or case.evidence_class is None
+            or case.end is None
             or collateral is None
             or case.initdata is None
             or case.record is None
             or case.policy is None
         ):
             raise AssertionError("accepted without a complete verdict")
-        identity, result_id = case.initdata.identity, uuid7(self._clock.now())
+        identity, result_id, end = case.initdata.identity, uuid7(self._clock.now()), case.end
         result = EarResult(
-            evidence_class=verdict.evidence_class.value,
+            evidence_class=case.evidence_class.value,
             placement=self._placement,
             isolation=identity.isolation,
             tcb_status=verdict.tcb_status or "",
             measurement=verdict.measurement_name or "",
-            limited_by=verdict.limited_by or "",
+            limited_by=end.name,
             policy_owner=case.record.owner_public_key,
             policy_name=case.policy.name,
             policy_version=case.policy.spec.version,
             key_id=case.record.key_id,
             key_since=case.key_since,
             model_digest=case.record.model_digest,
+            gpu=None if case.gpu is None else ear_claims.gpus(case.gpu),
         )
         ear = Ear(
             jti=result_id,
             iat=unix(case.at),
-            exp=unix(verdict.expires_at),
+            exp=unix(end.at),
             nonce=evidence.nonce.lower(),
             verifier=VerifierId(developer=DEVELOPER, build=f"chrysalis-broker {__version__}"),
-            submods={SUBMODULE: ear_claims.appraisal(result)},
+            submods=ear_claims.submodules(result, case.gpu),
             cnf=Confirmation(spki_sha256=evidence.keys.tls_spki_sha256.lower()),
             keys=evidence.keys,
             result=result,
-        ).sign(self._ear_keys.signer(unix(case.at), unix(verdict.expires_at)))
+        ).sign(self._ear_keys.signer(unix(case.at), unix(end.at)))
         certificate = ReceiptKeyCertificate(
             receipt_key=evidence.keys.receipt.lower(),
             set=identity.set,
@@ -171,10 +173,10 @@ class Attestor:
             reservation_keys=[key.lower() for key in identity.reservation_keys],
             result_id=result_id,
             nbf=unix(case.at),
-            exp=unix(verdict.expires_at),
+            exp=unix(end.at),
         ).sign(self._keys.ear_key)
         view = self._view(case, result_id).model_copy(
-            update={"verdict": "Accepted", "expires_at": verdict.expires_at, "ear": ear, "receipt_certificate": certificate}
+            update={"verdict": "Accepted", "expires_at": end.at, "ear": ear, "receipt_certificate": certificate}
         )
         return view, AttestResult(
             result_id=result_id,
@@ -182,7 +184,7 @@ class Attestor:
             receipt_certificate=certificate,
             evidence_class=result.evidence_class,
             tcb_status=result.tcb_status,
-            expires_at=verdict.expires_at,
+            expires_at=end.at,
             limited_by=result.limited_by,
             policy_name=result.policy_name,
             policy_version=result.policy_version,
@@ -201,9 +203,9 @@ class Attestor:
             key_id=case.initdata.identity.model.key_id if case.initdata else "",
             policy_name=case.policy.name if case.policy else "",
             policy_version=case.policy.spec.version if case.policy else 0,
-            evidence_class=(verdict and verdict.evidence_class) or "",
+            evidence_class=case.evidence_class or "",
             tcb_status=(verdict and verdict.tcb_status) or "",
-            limited_by=(verdict and verdict.limited_by) or "",
+            limited_by=case.end.name if case.end else (verdict and verdict.limited_by) or "",
             issued_at=case.at,
             placement=self._placement,
         )
@@ -215,7 +217,9 @@ class Attestor:
         if view.verdict == "Accepted":
             tenant = self._tenants.of(owner)
             allowance = None if tenant is None else Allowance.of(tenant)
-            basis = Basis(view.key_id, case.key_version, owner, view.policy_name, view.policy_version, shared, allowance)
+            basis = Basis(
+                view.key_id, case.key_version, owner, view.policy_name, view.policy_version, shared, allowance, case.devices, case.holder
+            )
         kept = self._store.keep(
             StoredResult(
                 result_id=view.result_id,

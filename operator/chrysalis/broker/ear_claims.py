@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from chrysalis.api.policy import TcbStatus
 from chrysalis.api.worker import Isolation
-from chrysalis.wire.ear import Appraisal, EarResult, Status, VectorClaim
+from chrysalis.attestation.gpu.verdict import Comparison, DeviceFacts, GpuVerdict
+from chrysalis.attestation.verdict import EvidenceClass
+from chrysalis.wire.ear import SUBMODULE, Appraisal, EarGpus, EarResult, Status, VectorClaim
 
 NO_CLAIM = 0
 RECOGNIZED = 2
@@ -72,9 +74,60 @@ def tier(value: int) -> Status:
     return "affirming" if size >= 2 else "none"
 
 
+def device_vector(facts: DeviceFacts, evidence_class: EvidenceClass) -> dict[VectorClaim, int]:
+    """The trustworthiness vector of an accepted GPU or NVSwitch.
+
+    instance-identity: the device key's chain ends at the maker's root, and it is not known to be revoked; whether that was
+    asked stands in chrysalis_result.gpu.revocation.
+    configuration: driver, firmware and confidential-computing mode are the policy's.
+    executables: every active reference value matched, or the maker's service said so.
+    hardware: genuine.  runtime-opaque: a GPU in that mode shows its memory to no host; of a switch nothing is claimed.
+    file-system, storage-opaque, sourced-data: not judged.
+    """
+    genuine = evidence_class == EvidenceClass.HARDWARE
+    opaque = NO_CLAIM if facts.mode is None else RECOGNIZED if genuine else VISIBLE_MEMORY
+    return {
+        "instance-identity": RECOGNIZED if genuine else NOT_RECOGNIZED,
+        "configuration": RECOGNIZED,
+        "executables": APPROVED_AT_BOOT if facts.comparison == Comparison.MATCHED else NO_CLAIM,
+        "file-system": NO_CLAIM,
+        "hardware": RECOGNIZED if genuine else NOT_RECOGNIZED,
+        "runtime-opaque": opaque,
+        "storage-opaque": NO_CLAIM,
+        "sourced-data": NO_CLAIM,
+    }
+
+
+def gpus(verdict: GpuVerdict) -> EarGpus | None:
+    """What the result says of all GPUs; None where there are none."""
+    if verdict.evidence_class is None:
+        return None
+    return EarGpus(
+        backend=verdict.backend.value,
+        evidence_class=verdict.evidence_class.value,
+        device_ids=[facts.device_id or "" for facts in verdict.gpus],
+        revocation=verdict.revocation.value,
+        bound=verdict.bound,
+    )
+
+
+def submodules(result: EarResult, verdict: GpuVerdict | None) -> dict[str, Appraisal]:
+    """One for the trust domain, one for each GPU, one for each NVSwitch."""
+    found = {SUBMODULE: appraisal(result)}
+    if verdict is None or verdict.evidence_class is None:
+        return found
+    for kind, devices in (("gpu", verdict.gpus), ("nvswitch", verdict.switches)):
+        for place, facts in enumerate(devices):
+            found[f"{kind}{place}"] = _appraisal(device_vector(facts, verdict.evidence_class), result)
+    return found
+
+
 def appraisal(result: EarResult) -> Appraisal:
     """The submodule of a trust domain: its status is the worst tier that is claimed."""
-    claims = vector(result)
+    return _appraisal(vector(result), result)
+
+
+def _appraisal(claims: dict[VectorClaim, int], result: EarResult) -> Appraisal:
     order: tuple[Status, ...] = ("contraindicated", "warning", "affirming")
     found = {tier(value) for value in claims.values()}
     return Appraisal(

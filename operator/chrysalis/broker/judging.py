@@ -19,16 +19,20 @@ from chrysalis.api.policy import Placement, SignedPolicy
 from chrysalis.api.worker import Isolation
 from chrysalis.attestation import anchor, binding, quote
 from chrysalis.attestation.appraisal import appraise
-from chrysalis.attestation.collateral import Collateral
+from chrysalis.attestation.collateral import Collateral, Expiry
+from chrysalis.attestation.gpu.verdict import GpuVerdict
 from chrysalis.attestation.quote import Quote
-from chrysalis.attestation.verdict import Verdict
+from chrysalis.attestation.verdict import EvidenceClass, Verdict
 from chrysalis.broker.collateral import CollateralCache
+from chrysalis.broker.gpu_store import Holder
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.records import OwnersRecords
 from chrysalis.broker.reference_values import References
 from chrysalis.broker.state_keys import StateKeys
 from chrysalis.broker.store import Store, StoredKey
+from chrysalis.clock import unix
 from chrysalis.errors import ChrysalisError
+from chrysalis.wire import gpu as gpus
 from chrysalis.wire.broker import Evidence, KeyRecord, NamedReason
 
 MAX_TEXT = 512
@@ -52,6 +56,39 @@ class Case:
     policy: SignedPolicy | None = None
     collateral: Collateral | None = None
     verdict: Verdict | None = None
+    gpu: GpuVerdict | None = None
+    """None where the policy does not judge GPUs."""
+
+    @property
+    def evidence_class(self) -> EvidenceClass | None:
+        """The weakest of the trust domain's and the GPUs'; None before it is known."""
+        found = [] if self.verdict is None else [self.verdict.evidence_class]
+        if self.gpu is not None and (self.gpu.gpus or self.gpu.switches):
+            found.append(self.gpu.evidence_class)
+        if not found or None in found:
+            return None
+        return EvidenceClass.SIMULATED if EvidenceClass.SIMULATED in found else EvidenceClass.HARDWARE
+
+    @property
+    def end(self) -> Expiry | None:
+        """When the first ends of what the judgement rests on; None where it was not accepted."""
+        if self.verdict is None or self.verdict.expires_at is None:
+            return None
+        ends = [Expiry(self.verdict.expires_at, self.verdict.limited_by or "")]
+        if self.gpu is not None and self.gpu.expires_at is not None:
+            ends.append(Expiry(self.gpu.expires_at, self.gpu.limited_by or ""))
+        return min(ends, key=lambda expiry: expiry.at)
+
+    @property
+    def holder(self) -> Holder:
+        """The trust domain, as the holder of its GPUs."""
+        claimed = self.evidence.claimed
+        return Holder(self.evidence.keys.receipt.lower(), claimed.namespace, claimed.pod_uid)
+
+    @property
+    def devices(self) -> tuple[str, ...]:
+        """Device ids of the GPUs that the policy judged."""
+        return () if self.gpu is None else tuple(facts.device_id for facts in self.gpu.gpus if facts.device_id is not None)
 
     def refuse(self, reason: BrokerReason, message: str, remedy: str, detail: str = "") -> None:
         """Add a reason of the broker's own."""
@@ -90,8 +127,9 @@ class Judge:
         3. Policy: the key record's owner's, of the name in the record, at least of the version that it asks for.
         4. Collateral: of the quote's platform, as it is known now.
         5. Appraisal: of quote, event log and initdata under that policy, over exactly this nonce, these keys, this identity.
-           Nothing in it was withdrawn by a publisher of reference values.
-        6. Evidence class: one that the key record allows.
+           Nothing in it was withdrawn by a publisher of reference values.  GPUs, where the policy judges them: over this
+           session's GPU nonce, each in use by this domain alone.  No report names its domain: `bound` stays Unknown.
+        6. Evidence class: the weakest of domain and GPUs, one that the key record allows.
 
         policy: in place of the stored one of step 3.  prove: collateral that is missing may be asked for, once the quote's
         platform is proved.
@@ -122,8 +160,22 @@ class Judge:
         case.reasons += self._references.reasons(toml, case.initdata, case.verdict)
         if case.verdict.accepted and case.collateral is None:
             raise AssertionError("an appraisal accepts only what it found genuine")
-        if case.verdict.evidence_class is not None:
-            check_class(case.record, case.verdict.evidence_class)  # 6
+        self._judge_gpus(case, case.initdata, case.policy)
+        if case.evidence_class is not None:
+            check_class(case.record, case.evidence_class)  # 6
+
+    def _judge_gpus(self, case: Case, initdata: Initdata, policy: SignedPolicy) -> None:
+        """The GPU part of step 5; without rules, what is sent is bound and not judged."""
+        rules, evidence = policy.spec.gpu, case.evidence
+        if rules is None:
+            return
+        nonce = binding.gpu_nonce(**_bound_parts(evidence, initdata))
+        verdict = gpus.appraise(evidence.gpu, rules=rules, nonce=nonce, at=case.at)
+        ids = {facts.device_id for facts in verdict.gpus if facts.device_id is not None}
+        if used := self._store.gpus_in_use(ids, case.holder, unix(case.at)):
+            verdict = gpus.appraise(evidence.gpu, rules=rules, nonce=nonce, at=case.at, in_use=used)
+        case.gpu = verdict
+        case.reasons += [named(dict(members)) for members in gpus.named(verdict)]
 
     def _check_pin(self, case: Case, initdata: Initdata) -> None:
         pin = initdata.identity.broker
@@ -169,13 +221,7 @@ class Judge:
         evidence = case.evidence
         raw = quote.read(decode("quote", evidence.quote))
         parsed = quote.parse(raw)
-        bound = binding.bind(
-            nonce=bytes.fromhex(evidence.nonce),
-            tls_spki_sha256=bytes.fromhex(evidence.keys.tls_spki_sha256),
-            hpke=bytes.fromhex(evidence.keys.hpke),
-            receipt=bytes.fromhex(evidence.keys.receipt),
-            identity={"measured": initdata.identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
-        )
+        bound = binding.bind(**_bound_parts(evidence, initdata), gpu_digest=gpus.digest(evidence.gpu))
         event_log = decode("eventLog", evidence.event_log) or None
         collateral = self._collateral_of(parsed, policy, case.at, prove)
         verdict = appraise(
@@ -194,6 +240,17 @@ class Judge:
 
     def _collateral_of(self, parsed: Quote, policy: SignedPolicy, at: datetime, prove: bool) -> Collateral:
         return self._collateral.for_quote(parsed, anchor.of_policy(policy.spec), at, ask=prove)
+
+
+def _bound_parts(evidence: Evidence, initdata: Initdata) -> dict[str, Any]:
+    """What the session's transcript and its GPUs' nonce are made of."""
+    return {
+        "nonce": bytes.fromhex(evidence.nonce),
+        "tls_spki_sha256": bytes.fromhex(evidence.keys.tls_spki_sha256),
+        "hpke": bytes.fromhex(evidence.keys.hpke),
+        "receipt": bytes.fromhex(evidence.keys.receipt),
+        "identity": {"measured": initdata.identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
+    }
 
 
 def check_isolation(record: KeyRecord, isolation: Isolation) -> None:

@@ -13,9 +13,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
 
-from chrysalis.broker import audit_store, quota_store, reappraisal_store
+from chrysalis.attestation.gpu.reasons import GpuReason
+from chrysalis.broker import audit_store, gpu_store, quota_store, reappraisal_store
 from chrysalis.broker.audit import AuditEvent
 from chrysalis.broker.evidence_store import NewEvidence, put_evidence, trim_evidence
+from chrysalis.broker.gpu_store import Holder
 from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reappraisal_store import Sweep
 from chrysalis.broker.reasons import BrokerError, BrokerReason
@@ -64,6 +66,9 @@ class Basis:
     """How often what concerns everybody (collateral, reference values) had changed."""
     allowance: Allowance | None = None
     """What the owner's tenant may use."""
+    gpus: tuple[str, ...] = ()
+    """Device ids of the GPUs, and whose they are."""
+    holder: Holder | None = None
 
 
 class Kept(StrEnum):
@@ -121,11 +126,16 @@ class ResultsRoom(Room):
                 current = (*current_versions(db, basis.key_id, basis.owner, basis.policy_name), counted(db, Counter.SHARED))
                 if current != (basis.key_version, basis.policy_version, basis.shared):
                     return Kept.OUTDATED
+                if basis.holder is not None and gpu_store.held_elsewhere(db, basis.gpus, basis.holder, now):
+                    return Kept.OUTDATED
                 if basis.allowance is not None:
                     quota_store.check_result(db, basis.allowance, now)
             if not _spend(db, nonce, nonce_expires_at, now):
                 return Kept.REPLAYED
             _add(db, result)
+            if basis is not None and basis.holder is not None:
+                superseded = gpu_store.claim(db, result.result_id, basis.gpus, basis.holder, now)
+                _revoke(db, [_superseded(one, result) for one in superseded], now)
             put_evidence(db, result.result_id, evidence)
             return Kept.STORED
 
@@ -341,6 +351,18 @@ def _revoke(db: Connection, revocations: Sequence[Revocation], now: int) -> int:
             documents.append(revocation.document)
     audit_store.append(db, now, AuditEvent.RESULT_REVOKED, *documents)
     return len(documents)
+
+
+def _superseded(result_id: str, by: StoredResult) -> Revocation:
+    message = "a new trust domain of the same pod attested the GPU"
+    document = {
+        "resultId": result_id,
+        "keyId": by.key_id,
+        "by": by.result_id,
+        "cause": "GpuTakenOver",
+        "reason": GpuReason.GPU_IN_USE.value,
+    }
+    return Revocation(result_id, GpuReason.GPU_IN_USE, message, document)
 
 
 def _to_result(row: Any) -> StoredResult:

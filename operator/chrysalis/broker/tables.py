@@ -104,6 +104,15 @@ results = Table(
     Index("ix_results_key_id", "key_id", "seq"),
 )
 
+gpu_devices = Table(
+    "gpu_devices",  # that accepted results rest on, see chrysalis.broker.gpu_store
+    metadata,
+    Column("result_id", String(36), ForeignKey("results.result_id", ondelete="CASCADE"), primary_key=True),
+    Column("device_id", String(64), primary_key=True),  # SHA-256 of the device's identity key
+    Column("receipt_key", String(64), nullable=False),  # of the trust domain
+    Index("ix_gpu_devices_device_id", "device_id"),
+)
+
 counters = Table(
     "counters",  # `changes` numbers every change of a result, `inputs` and `shared` see chrysalis.broker.reappraisal_store
     metadata,

@@ -31,6 +31,7 @@ from chrysalis.attestation import appraisal, binding, ratls
 from chrysalis.attestation import quote as quotes
 from chrysalis.attestation.collateral import Collateral
 from chrysalis.attestation.freshness import FreshnessMode
+from chrysalis.attestation.gpu.verdict import GpuVerdict
 from chrysalis.attestation.verdict import Verdict
 from chrysalis.client.bundles import of_client
 from chrysalis.client.reasons import ClientError, ClientReason
@@ -39,6 +40,7 @@ from chrysalis.errors import ChrysalisError
 from chrysalis.receipts import jws, worker_id
 from chrysalis.receipts.objects import Offer, PriceList, ReceiptKeyCertificate, check_time
 from chrysalis.receipts.reasons import ReceiptError
+from chrysalis.wire import gpu as gpus
 from chrysalis.wire.broker import AttestationDocument, Evidence, NamedReason
 from chrysalis.wire.bundle import Bundle
 
@@ -105,6 +107,7 @@ def verify_worker(
     identity = _identity(toml)
     bound = _bind(evidence, identity, nonce)
     verdict = appraise(document, quote, toml, bound.report_data, policy, at)  # 2
+    gpu = _check_gpus(evidence, identity, policy, at)
     _check_model(identity, toml, policy, model_digest)
     if _bytes(document.claims_buffer) != bound.claims_buffer:  # 3
         raise ClientError(
@@ -124,6 +127,8 @@ def verify_worker(
     certificate = _certificate(document, identity, receipt_key, ear_key, at)  # 5
     offer = _offer(document, identity, receipt_key, at)  # 6
     certified_until = from_unix(certificate.exp)
+    if gpu is not None and gpu.expires_at is not None:
+        certified_until = min(certified_until, gpu.expires_at)
     return VerifiedWorker(
         verdict=verdict,
         identity=identity,
@@ -168,7 +173,36 @@ def _bind(evidence: Evidence, identity: MeasuredIdentity, nonce: bytes) -> bindi
         hpke=bytes.fromhex(evidence.keys.hpke),
         receipt=bytes.fromhex(evidence.keys.receipt),
         identity={"measured": identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
+        gpu_digest=_gpu_digest(evidence),
     )
+
+
+def _gpu_digest(evidence: Evidence) -> bytes:
+    try:
+        return gpus.digest(evidence.gpu)
+    except ChrysalisError as error:
+        raise _refused([_named(error)]) from error
+
+
+def _check_gpus(evidence: Evidence, identity: MeasuredIdentity, policy: AttestationPolicySpec, at: datetime) -> GpuVerdict | None:
+    """The worker's GPUs under the policy's rules; None where it has none.  Whether a GPU serves another domain, too, only a
+    broker can know.  Raises ClientError."""
+    if policy.gpu is None:
+        return None
+    try:
+        nonce = binding.gpu_nonce(
+            nonce=bytes.fromhex(evidence.nonce),
+            tls_spki_sha256=bytes.fromhex(evidence.keys.tls_spki_sha256),
+            hpke=bytes.fromhex(evidence.keys.hpke),
+            receipt=bytes.fromhex(evidence.keys.receipt),
+            identity={"measured": identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
+        )
+        verdict = gpus.appraise(evidence.gpu, rules=policy.gpu, nonce=nonce, at=at)
+    except ChrysalisError as error:
+        raise _refused([_named(error)]) from error
+    if not verdict.accepted:
+        raise _refused([NamedReason.model_validate(members) for members in gpus.named(verdict)])
+    return verdict
 
 
 def _identity(toml: bytes) -> MeasuredIdentity:

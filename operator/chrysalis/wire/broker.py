@@ -10,6 +10,7 @@ from pydantic import Field
 from chrysalis.api.base import DnsLabel, Hex32, Model, Sha256Digest
 from chrysalis.api.policy import Placement
 from chrysalis.api.worker import Isolation
+from chrysalis.wire.gpu import GpuDevices
 
 Base64 = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]*={0,2}$")]
 SCHEMA: Literal["chrysalis/v1"] = "chrysalis/v1"
@@ -67,6 +68,7 @@ class Evidence(Versioned):
     initdata: Annotated[Base64, Field(max_length=MAX_INITDATA_BYTES * 4 // 3 + 4)]  # the TOML's bytes
     keys: Keys
     claimed: ClaimedIdentity = ClaimedIdentity()
+    gpu: GpuDevices = []  # of every GPU and NVSwitch that the domain sees, over binding.gpu_nonce of the session
 
 
 class AttestResult(Versioned):

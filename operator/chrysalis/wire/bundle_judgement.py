@@ -39,6 +39,7 @@ from chrysalis.clock import from_unix, rfc3339, unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.receipts.objects import ReceiptKeyCertificate
 from chrysalis.wire import dsse, ear
+from chrysalis.wire import gpu as gpus
 from chrysalis.wire.broker import PAYLOAD_POLICY, NamedReason
 from chrysalis.wire.bundle import Bundle, BundleFile, BundleResult, BundleStatement
 from chrysalis.wire.ear import Ear
@@ -169,6 +170,7 @@ def judge(file: BundleFile, expect: Expectations | None = None) -> Judgement:
     asked = expect.policy or policy
     same = asked is policy and at == bundle.judged_at
     told.verdict = own if same else _appraise(bundle, evidence, asked, at, expect.roots)
+    _gpus(told, bundle, evidence, asked, at)
     told.other_policy = asked is not policy
     token = _tokens(told, bundle, evidence, own, expect)  # 4
     _statement(told, file, evidence, expect)  # 5
@@ -204,6 +206,7 @@ class _Opened:
                 hpke=bytes.fromhex(evidence.keys.hpke),
                 receipt=bytes.fromhex(evidence.keys.receipt),
                 identity={"measured": identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
+                gpu_digest=gpus.digest(evidence.gpu),
             ).report_data
         except AttestationError as error:
             flaw = Reason.from_error(error)
@@ -212,6 +215,23 @@ class _Opened:
         except (ValueError, binascii.Error) as error:
             flaw = Reason.of(AttestationReason.QUOTE_UNREADABLE, "the evidence is not base64", str(error)[:1024])
         return cls(quote, log, toml, identity, bound, flaw)
+
+
+def _gpus(told: Judgement, bundle: Bundle, opened: _Opened, policy: AttestationPolicySpec | None, at: datetime) -> None:
+    """Step 3 for the GPUs: each reason of theirs refuses; without rules they are bound to the session and not judged."""
+    if policy is None or policy.gpu is None or opened.identity is None or opened.flaw is not None:
+        return
+    evidence = bundle.evidence
+    nonce = binding.gpu_nonce(
+        nonce=bytes.fromhex(evidence.nonce),
+        tls_spki_sha256=bytes.fromhex(evidence.keys.tls_spki_sha256),
+        hpke=bytes.fromhex(evidence.keys.hpke),
+        receipt=bytes.fromhex(evidence.keys.receipt),
+        identity={"measured": opened.identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
+    )
+    verdict = gpus.appraise(evidence.gpu, rules=policy.gpu, nonce=nonce, at=at)
+    for members in gpus.named(verdict):
+        told.refuse(members["reason"], members["message"], members["remedy"], members["detail"])
 
 
 def _policy(told: Judgement, bundle: Bundle, expect: Expectations) -> AttestationPolicySpec | None:

@@ -74,6 +74,16 @@ class Confirmation(Model):
     spki_sha256: Annotated[Hex32, Field(alias="spki#S256")]
 
 
+class EarGpus(Model):
+    """What was judged of the GPUs; each has a submodule of its own (`gpu0`, `gpu1`, …; `nvswitch0`, …)."""
+
+    backend: Literal["Local", "NRAS"]
+    evidence_class: Literal["Hardware", "Simulated"]
+    device_ids: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=16)]
+    revocation: Literal["Good", "Revoked", "NotChecked"]
+    bound: Literal["Unknown"] = "Unknown"  # whether the GPUs are those of this trust domain: no report says so
+
+
 class EarResult(Model):
     """The project's own facts of a result."""
 
@@ -89,6 +99,7 @@ class EarResult(Model):
     key_id: DnsLabel
     key_since: int = 1  # version of the key record in which the model key itself was last replaced
     model_digest: Sha256Digest
+    gpu: EarGpus | None = None  # null where the policy judges no GPUs
 
 
 class Ear(Model):
@@ -100,7 +111,7 @@ class Ear(Model):
     exp: int
     nonce: Annotated[Hex32, Field(alias="eat_nonce")]
     verifier: Annotated[VerifierId, Field(alias="ear_verifier_id")]
-    submods: Annotated[dict[str, Appraisal], Field(min_length=1, max_length=16)]
+    submods: Annotated[dict[str, Appraisal], Field(min_length=1, max_length=32)]
     cnf: Confirmation
     keys: Annotated[Keys, Field(alias="chrysalis_keys")]
     result: Annotated[EarResult, Field(alias="chrysalis_result")]

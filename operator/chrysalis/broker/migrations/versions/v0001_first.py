@@ -97,6 +97,13 @@ def upgrade() -> None:
     op.create_index("ix_results_living", "results", ["owner", "verdict", "expires_at"])
     op.create_index("ix_results_recent", "results", ["owner", "verdict", "issued_at"])
     op.create_index("ix_results_key_id", "results", ["key_id", "seq"])
+    op.create_table(
+        "gpu_devices",
+        sa.Column("result_id", sa.String(36), sa.ForeignKey("results.result_id", ondelete="CASCADE"), primary_key=True),
+        sa.Column("device_id", sa.String(64), primary_key=True),
+        sa.Column("receipt_key", sa.String(64), nullable=False),
+    )
+    op.create_index("ix_gpu_devices_device_id", "gpu_devices", ["device_id"])
     counters = op.create_table(
         "counters",
         sa.Column("name", sa.String(32), primary_key=True),
