@@ -26,6 +26,8 @@ fuzz: setup   ## fuzz each parser of foreign bytes for SECONDS (600); ONLY=begin
 	@$(PY) -m tests.fuzz --seconds $(or $(SECONDS),600)
 crds: setup   ## generate crds/ from the Python models
 	@$(PY) -m chrysalis.api.crd crds
+docs: setup   ## generate docs/reasons.md, the wire's schemas and the broker's OpenAPI document from the code
+	@$(PY) -m chrysalis.cli.reasons_doc docs && $(PY) -m chrysalis.wire.schemas docs/wire && $(PY) -m chrysalis.broker.openapi docs/wire
 demo: setup   ## the main job, from a bare machine to Toncoin
 	@$(PY) -m e2e.demo
 bench: setup  ## measure; ONLY=prefix for some
@@ -40,4 +42,4 @@ devnet: setup        ## a local TON network with the real TVM
 	@$(PY) -m e2e.devnet
 clean:        ## remove what builds left in this folder (caches stay under ~/.cache/chrysalis)
 	@rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis bench-results.json contracts/node_modules
-.PHONY: help setup lint types layers unit programs test test-faults fuzz crds demo bench cluster-up cluster-down cluster-status devnet clean
+.PHONY: help setup lint types layers unit programs test test-faults fuzz crds docs demo bench cluster-up cluster-down cluster-status devnet clean

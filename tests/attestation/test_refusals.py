@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,8 +11,11 @@ from typing import Any
 import pytest
 
 from chrysalis.api.initdata import mrconfigid
+from chrysalis.api.policy import Tcb, TcbStatus
+from chrysalis.attestation import genuineness, rules
 from chrysalis.attestation.appraisal import appraise
 from chrysalis.attestation.collateral import Collateral
+from chrysalis.attestation.quote import parse
 from chrysalis.attestation.verdict import Verdict
 from e2e.simtd.pki import CollateralShape, SimulatedPlatform, Tampering
 
@@ -177,3 +181,13 @@ def test_td_report_15_shows_what_only_it_has(platform: SimulatedPlatform) -> Non
     assert new.measurements["mrservicetd"] == "00" * 48
     assert new.claims is not None
     assert new.claims.tee_tcb_svn2 == new.measurements["teeTcbSvn2"] == "060103" + "00" * 13
+
+
+@pytest.mark.parametrize("status", ["TDRelaunchAdvised", "TDRelaunchAdvisedConfigurationNeeded"])
+def test_a_domain_that_should_be_started_again(platform: SimulatedPlatform, status: str) -> None:
+    collateral = Collateral.from_json(platform.collateral(AT))
+    claims = genuineness.verify(parse(platform.quote()), collateral, AT, [platform.root_der])
+    rule = Tcb(allowed_statuses=[TcbStatus.UP_TO_DATE], grace_seconds=365 * 86400)
+    assert rules.tcb(rule, claims, AT).reasons == ()
+    found = rules.tcb(rule, dataclasses.replace(claims, tcb_status=status), AT).reasons
+    assert [reason.reason for reason in found] == ["TcbRelaunchAdvised"]

@@ -122,6 +122,11 @@ def test_unreadable_input(capsys: pytest.CaptureFixture[str], tmp_path: Path, da
     assert outcome.err
 
 
+def test_a_file_that_cannot_be_opened(capsys: pytest.CaptureFixture[str], tmp_path: Path, log: Path) -> None:
+    assert "FileUnreadable" in run(capsys, "eventlog", "replay", tmp_path / "missing").err
+    assert "FileUnreadable" not in run(capsys, "eventlog", "replay", log).err
+
+
 @pytest.mark.vectors
 @pytest.mark.parametrize("name", ["go-tdx-guest/ccel_data.dat", "cctrusted/ccel_data.bin"])
 def test_real_logs(capsys: pytest.CaptureFixture[str], vectors: Path, name: str) -> None:

@@ -21,16 +21,32 @@ PACKAGES = ("attestation", "broker", "wire")
 """Whose reasons are listed."""
 USERS = ("cli", "client")
 """Who gives some of them further causes."""
-INDIRECT = {
-    "TcbOutOfDate": "the platform's TCB status is …; allowed: …",
-    "TcbConfigurationNeeded": "the platform's TCB status is …; allowed: …",
-    "TcbSwHardeningNeeded": "the platform's TCB status is …; allowed: …",
-    "TcbRelaunchAdvised": "the platform's TCB status is …; allowed: …",
-    "TcbStatusNotAllowed": "the platform's TCB status is …; allowed: …",
-    "TdAttributesNotAllowed": "the trust domain's TD attributes are not those of the policy",
-    "XfamNotAllowed": "the trust domain's XFAM are not those of the policy",
+_STATUS = "the platform's TCB status is …; allowed: …"
+INDIRECT: dict[str, tuple[str, str]] = {
+    "TcbOutOfDate": (_STATUS, ""),
+    "TcbConfigurationNeeded": (_STATUS, ""),
+    "TcbSwHardeningNeeded": (_STATUS, ""),
+    "TcbRelaunchAdvised": (_STATUS, ""),
+    "TcbStatusNotAllowed": (_STATUS, ""),
+    "TdAttributesNotAllowed": ("the trust domain's TD attributes are not those of the policy", ""),
+    "XfamNotAllowed": ("the trust domain's XFAM are not those of the policy", ""),
+    "NvSwitchTopologyMismatch": ("GPUs and NVSwitches do not name each other", ""),
+    "TooManyPlatforms": ("more platforms are asked for than are kept", ""),
+    "NoSource": ("no collateral source is set, and none was preloaded for this platform", ""),
+    "MethodNotAllowed": ("the path exists, but not with this method", "use the method that the API's document names"),
+    "EvidenceRefused": ("", "read the reasons that the problem document lists; each has its remedy"),
+    "CollateralMissing": (
+        "there is no collateral for the platform, and no source to fetch it from",
+        "preload it, or name a PCCS in the settings",
+    ),
+    "CollateralUnavailable": ("", "try again; if it stays, look at the collateral source"),
+    "CollateralRolledBack": (
+        "a document is older than the one that is kept",
+        "find out who serves old collateral; the kept one stays in use",
+    ),
+    "ReferenceValueWithdrawn": ("a publisher withdrew a reference value that the result rests on", ""),
 }
-"""Causes of reasons that a table chooses (rules.py)."""
+"""Causes and remedies of reasons that a table chooses, or that arise far from their texts."""
 ENUM_NAME = re.compile(r"Reason$")
 MAX_CAUSES = 4
 MAX_TESTS = 3
@@ -60,8 +76,9 @@ def collect(root: Path) -> list[Entry]:
     for path in [*paths, *sorted(path for user in USERS for path in (source / user).rglob("*.py") if path.name != "reasons_doc.py")]:
         _read_module(path, source, entries)
     for entry in entries.values():
-        if entry.word in INDIRECT:
-            entry.causes.append(INDIRECT[entry.word])
+        cause, remedy = INDIRECT.get(entry.word, ("", ""))
+        entry.causes += [cause] if cause else []
+        entry.remedies += [remedy] if remedy else []
     for word, names in _tests(root / "tests", words, entries).items():
         for entry in entries.values():
             if entry.word == word:
