@@ -27,6 +27,12 @@ def test_the_schema_is_current() -> None:
     assert (DOCS / schemas.FILE).read_text() == schemas.text(), "run `python -m chrysalis.wire.schemas docs/wire`"
 
 
+def test_the_bundles_schema_is_current() -> None:
+    assert (DOCS / schemas.BUNDLE_FILE).read_text() == schemas.text(schemas.bundle_document()), (
+        "run `python -m chrysalis.wire.schemas docs/wire`"
+    )
+
+
 def test_every_message_refuses_unknown_fields() -> None:
     objects = [d for d in schemas.document()["$defs"].values() if d.get("type") == "object"]
     assert len(objects) > 20
