@@ -115,6 +115,19 @@ def test_each_process_reads_its_configuration(helm: str) -> None:
     assert "settler.yaml" not in of_kind(rendered(helm), "ConfigMap")["chrysalis-operator"]["data"]
 
 
+def test_collateral_from_files_and_from_a_pccs_of_ones_own(helm: str) -> None:
+    options = ("broker.collateral.caConfigMap=pccs-ca", "broker.collateral.preloadConfigMap=intel", "broker.collateral.update=early")
+    maps = of_kind(rendered(helm, *options, "broker.collateral.rootCrlUrl=https://pccs.example/root.crl"), "ConfigMap")
+    found = BrokerSettings.model_validate(yaml.safe_load(maps["chrysalis-broker"]["data"]["broker.yaml"])).collateral
+    assert (found.update, found.root_crl_url, found.timeout_seconds) == ("early", "https://pccs.example/root.crl", 10)
+    (pod,) = [d["spec"]["template"]["spec"] for name, d in of_kind(rendered(helm, *options), "Deployment").items() if "broker" in name]
+    mounted = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    volumes = {volume["name"]: volume.get("configMap", {}).get("name") for volume in pod["volumes"]}
+    assert found.preload == [Path(mounted["collateral"])]
+    assert found.ca_file == Path(mounted["collateral-ca"]) / "ca.crt"
+    assert (volumes["collateral"], volumes["collateral-ca"]) == ("intel", "pccs-ca")
+
+
 def test_replicas_of_the_broker_share_a_database(helm: str) -> None:
     shared = (DATABASE, "broker.replicas=2", "broker.rootKeySecret=root", "broker.database.passwordSecret=password")
     found = rendered(helm, *shared)

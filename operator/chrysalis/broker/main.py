@@ -162,7 +162,10 @@ def plain_paths(deps: Deps) -> tuple[dict[str, Check], dict[str, Check]]:
     def metrics() -> tuple[int, str, bytes]:
         return 200, "text/plain; version=0.0.4; charset=utf-8", generate_latest(deps.metrics.registry)
 
-    return {"/healthz": healthz, "/readyz": readyz}, {"/metrics": metrics}
+    def collateral() -> tuple[int, str, bytes]:
+        return 200, "application/json", deps.collateral.status_json()
+
+    return {"/healthz": healthz, "/readyz": readyz}, {"/metrics": metrics, "/collateral": collateral}
 
 
 def main(argv: list[str] | None = None) -> int:
