@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -120,35 +120,82 @@ class Buckets:
 
 
 class Lane:
-    """Some places, and a bounded queue before them."""
+    """Some places, and a bounded queue before them that serves addresses in turn; used on one event loop only.
+
+    Whoever comes from an address of its own waits for one attempt of each other address at most, however many those have
+    sent.  When the queue is full, the address with the most attempts in it loses its last one to an address with fewer.
+    """
 
     def __init__(self, places: int, queue: int) -> None:
-        self._places = asyncio.Semaphore(places)
-        self._queue = queue
-        self._waiting = 0
+        self._free = places
+        self._most = queue
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._count = 0
 
     @property
     def full(self) -> bool:
         """Whether nobody more may wait."""
-        return self._waiting >= self._queue
+        return self._count >= self._most
 
     @contextlib.asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
+    async def place(self, address: str) -> AsyncIterator[None]:
         """A place, for as long as the block runs; raises BrokerError (Busy)."""
-        if self.full:
-            raise busy()
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(QUEUE_SECONDS):
-                await self._places.acquire()
-        except TimeoutError as error:
-            raise busy() from error
-        finally:
-            self._waiting -= 1
+        if self._free:
+            self._free -= 1
+        else:
+            await self._wait(address)
         try:
             yield
         finally:
-            self._places.release()
+            self._pass_on()
+
+    async def _wait(self, address: str) -> None:
+        if self.full:
+            self._displace(address)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(address, deque()).append(turn)
+        self._count += 1
+        try:
+            async with asyncio.timeout(QUEUE_SECONDS):
+                await turn
+        except (TimeoutError, asyncio.CancelledError) as error:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._pass_on()  # the place came in the same moment
+            else:
+                self._forget(address, turn)
+            if isinstance(error, TimeoutError):
+                raise busy() from error
+            raise
+
+    def _pass_on(self) -> None:
+        """Give a place to the next address in turn, or keep it free."""
+        while self._waiting:
+            address, turns = next(iter(self._waiting.items()))
+            turn = turns[0]
+            self._forget(address, turn)
+            if address in self._waiting:
+                self._waiting.move_to_end(address)
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    def _displace(self, address: str) -> None:
+        longest = max(self._waiting, key=lambda name: len(self._waiting[name]))
+        if len(self._waiting[longest]) <= len(self._waiting.get(address, ())) + 1:
+            raise busy()
+        last = self._waiting[longest][-1]
+        self._forget(longest, last)
+        if not last.done():
+            last.set_exception(busy())
+
+    def _forget(self, address: str, turn: asyncio.Future[None]) -> None:
+        turns = self._waiting.get(address)
+        if turns is not None and turn in turns:
+            turns.remove(turn)
+            self._count -= 1
+            if not turns:
+                del self._waiting[address]
 
 
 class Limits:
@@ -194,13 +241,13 @@ class Limits:
         self._unproven.give(address)
 
     @contextlib.asynccontextmanager
-    async def attestation(self, *, good: bool) -> AsyncIterator[None]:
+    async def attestation(self, address: str, *, good: bool) -> AsyncIterator[None]:
         """A place to judge an attempt; raises BrokerError (Busy).
 
         Addresses whose attempts were refused lately share one place of their own, which rests after each, so that the others
         keep theirs and most of the machine.
         """
-        async with (self._good if good else self._suspect).place():
+        async with (self._good if good else self._suspect).place(address):
             started = self._clock.monotonic()
             try:
                 yield

@@ -27,7 +27,7 @@ def register(app: FastAPI, deps: Deps) -> None:
         address = address_of(client.host if client else None)
         good = await deps.limits.attempt(address)
         evidence = parse(Evidence, await body(request, MAX_EVIDENCE_BODY))  # before it has a place: a slow sender holds none
-        async with deps.limits.attestation(good=good):
+        async with deps.limits.attestation(address, good=good):
             result = await to_thread.run_sync(deps.attestor.attest, evidence, limiter=deps.limits.judges)
         deps.limits.proved(address)
         return answer(result)
