@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import jsonschema_rs
 import pytest
 
 from chrysalis.wire.bundle import MAX_BUNDLE_BYTES, BundleFile, canonical, digest, to_bytes
@@ -27,6 +29,15 @@ def test_a_file_reads_back_as_what_was_written(make: Callable[..., bytes]) -> No
     assert read.digest == digest(file) == "sha256:" + hashlib.sha256(file).hexdigest()
     assert read.bare_digest != read.digest
     assert len(file) < 64 * 1024
+
+
+def test_the_published_schema_describes_it(make: Callable[..., bytes]) -> None:
+    schema = json.loads((Path(__file__).resolve().parents[2] / "docs" / "wire" / "bundle.schema.json").read_text())
+    check = jsonschema_rs.validator_for(schema)
+    found = document(make())
+    assert check.is_valid(found), [str(error) for error in check.iter_errors(found)][:3]
+    for wrong in (found | {"extra": 1}, found | {"schemaVersion": "chrysalis/bundle/v2"}, found | {"evidence": {}}):
+        assert not check.is_valid(wrong)
 
 
 def without(name: str) -> Callable[[Document], bytes]:
