@@ -4,9 +4,10 @@ It alone holds the key that signs quotes.  It listens in three places:
 
 - STATE/platform.sock, for the runtime wrapper: start and stop a domain;
 - 127.0.0.1:8006 inside each domain's network namespace, as a Kata guest's REST service does:
-  GET /aa/evidence?runtime_data=…[&encoding=base64] answers {"quote", "cc_eventlog"}, both base64;
+  GET /aa/evidence?runtime_data=…[&encoding=base64] answers {"quote", "cc_eventlog"}, both base64; with --gpus,
+  GET /simulated/gpus?nonce=hex answers NVIDIA SDK evidence of the domain's Simulated GPUs;
 - an address of the host, like a PCCS: its collateral under the paths of Intel's PCS version 4, its root at /simulated/root.der,
-  its reference values at /simulated/firmware.json.
+  its reference values at /simulated/firmware.json, and the rules that accept its Simulated GPUs at /simulated/gpu-rules.json.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from urllib.parse import parse_qs, urlsplit
 
 from chrysalis.clock import Clock, SystemClock
 from e2e.pccs import answers as pccs_answers
+from e2e.simtd.gpu_pool import GpuPool
 from e2e.simtd.pki import SimulatedPlatform
 from e2e.simtd.runtime import SOCKET
 
 GUEST_ADDRESS = ("127.0.0.1", 8006)
 REPORT_DATA_BYTES = 64
+GPU_NONCE_BYTES = 32
 CLONE_NEWNET = 0x40000000
 TIMEOUT_SECONDS = 10
 
@@ -64,8 +67,9 @@ class Answering(BaseHTTPRequestHandler):
 class Guests:
     """The running domains: an evidence service in each pod's network namespace."""
 
-    def __init__(self, platform: SimulatedPlatform) -> None:
+    def __init__(self, platform: SimulatedPlatform, gpus: GpuPool | None = None) -> None:
         self._platform = platform
+        self._gpus = gpus
         self._servers: dict[str, ThreadingHTTPServer] = {}
         self._lock = threading.Lock()
 
@@ -95,10 +99,14 @@ class Guests:
 
     def _handler(self, mrconfigid: bytes) -> type[BaseHTTPRequestHandler]:
         platform = self._platform
+        devices = self._gpus.take() if self._gpus is not None else ()
 
         class Evidence(Answering):
             def do_GET(self) -> None:
                 parts = urlsplit(self.path)
+                if parts.path == "/simulated/gpus" and devices:
+                    self._gpu_evidence(parse_qs(parts.query))
+                    return
                 if parts.path != "/aa/evidence":
                     self.fail(404, "only /aa/evidence is offered by this Simulated guest")
                     return
@@ -115,6 +123,16 @@ class Guests:
                 made = platform.quote(data.ljust(REPORT_DATA_BYTES, b"\0"), mrconfigid=mrconfigid)
                 body = {"quote": base64.b64encode(made).decode(), "cc_eventlog": base64.b64encode(platform.event_log).decode()}
                 self.answer(200, json.dumps(body).encode())
+
+            def _gpu_evidence(self, query: dict[str, list[str]]) -> None:
+                try:
+                    nonce = bytes.fromhex((query.get("nonce") or [""])[0])
+                except ValueError:
+                    nonce = b""
+                if len(nonce) != GPU_NONCE_BYTES:
+                    self.fail(400, f"nonce has {len(nonce)} bytes; a report carries {GPU_NONCE_BYTES}")
+                    return
+                self.answer(200, json.dumps([device.evidence(nonce) for device in devices]).encode())
 
         return Evidence
 
@@ -149,7 +167,7 @@ def listen_inside(netns: str, address: tuple[str, int]) -> socket.socket:
     return made[0]
 
 
-def collateral_handler(platform: SimulatedPlatform, clock: Clock) -> type[BaseHTTPRequestHandler]:
+def collateral_handler(platform: SimulatedPlatform, clock: Clock, gpus: GpuPool | None = None) -> type[BaseHTTPRequestHandler]:
     """The PCCS's face: PCS version 4 paths, issuer chains as URL-encoded PEM in headers."""
 
     class Collateral(Answering):
@@ -160,6 +178,9 @@ def collateral_handler(platform: SimulatedPlatform, clock: Clock) -> type[BaseHT
                 return
             if path == "/simulated/firmware.json":
                 self.answer(200, json.dumps(platform.reference_values()).encode())
+                return
+            if path == "/simulated/gpu-rules.json" and gpus is not None:
+                self.answer(200, json.dumps(gpus.rules()).encode())
                 return
             bundle: dict[str, str] = json.loads(platform.collateral(clock.now()))
             found = pccs_answers.answer(pccs_answers.asked(self.path), bundle)
@@ -199,15 +220,17 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="simtd-platform", description="Simulated TDX platform (protects nothing)")
     parser.add_argument("--state", type=Path, required=True, help="folder shared with the runtime wrapper; private")
     parser.add_argument("--listen", required=True, help="HOST:PORT of the collateral service")
+    parser.add_argument("--gpus", type=int, default=0, help="Simulated GPUs of each domain; their vendor is made anew at each start")
     options = parser.parse_args(argv)
     options.state.mkdir(mode=0o700, parents=True, exist_ok=True)
     clock = SystemClock()
     platform = SimulatedPlatform.load_or_create(options.state, clock.now())
-    guests = Guests(platform)
+    gpus = GpuPool(options.gpus) if options.gpus else None
+    guests = Guests(platform, gpus)
     path = options.state / SOCKET
     path.unlink(missing_ok=True)
     host, _, port = options.listen.rpartition(":")
-    pccs = ThreadingHTTPServer((host, int(port)), collateral_handler(platform, clock))
+    pccs = ThreadingHTTPServer((host, int(port)), collateral_handler(platform, clock, gpus))
     pccs.daemon_threads = True
     ended = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
