@@ -16,7 +16,7 @@ from chrysalis.api import names
 from e2e.demo import objects
 from e2e.demo.hardware import until
 from e2e.demo.install import SYSTEM, WORKER, follow, measurements_of, policy_object, put_key, seal_model, serve_package, worker_object
-from e2e.demo.story import Console
+from e2e.demo.story import Console, StepFailed
 from e2e.demo.world import ROOT, World
 from e2e.postgres import Postgres
 
@@ -141,6 +141,10 @@ def worker(brokers: Brokers, console: Console) -> str:
     started = world.clock.monotonic()
     world.kubectl("apply", "-f", "-", given=json.dumps(manifest))
     seconds = follow(world, console, WORKER, started)
+    refused = [json.loads(row[0])["reasons"] for row in brokers.rows("select document from results where verdict = 'Refused'")]
+    # Both replicas want the same first collateral: one asks, and the other's worker may be told to come back.
+    if any({reason["reason"] for reason in reasons} != {"CollateralUnavailable"} for reasons in refused):
+        raise StepFailed(f"evidence was refused on the way: {refused}")
     return f"apply → Ready in {seconds:.1f} s over two brokers"
 
 
