@@ -6,6 +6,7 @@ seed is printed; SEED repeats it.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import os
@@ -18,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from chrysalis.attestation import genuineness
 from chrysalis.attestation.appraisal import appraise
 from chrysalis.attestation.collateral import Collateral
 from chrysalis.attestation.quote import parse, read
@@ -178,3 +182,56 @@ def test_bytes_of_the_collateral(platform: SimulatedPlatform, name: str) -> None
             continue
         verdict = appraise(quote=quote, collateral=collateral, policy=None, at=AT, roots=[platform.root_der])
         assert not verdict.accepted, (name, position, letter)
+
+
+@settings(max_examples=60, deadline=1000)
+@given(
+    name=st.sampled_from(["root_ca_crl", "pck_crl"]),
+    position=st.integers(0, 4000),
+    junk=st.binary(min_size=1, max_size=8),
+    cut=st.booleans(),
+)
+def test_any_revocation_list_is_read_or_refused(bundle: Collateral, name: str, position: int, junk: bytes, cut: bool) -> None:
+    der = getattr(bundle, name)
+    place = position % len(der)
+    bent = dataclasses.replace(bundle, **{name: der[:place] + junk + (b"" if cut else der[place + len(junk) :])})
+    assert outcome(bent) in ("", "CollateralMalformed")
+
+
+@settings(max_examples=60, deadline=1000)
+@given(name=st.sampled_from(["tcb_info_issuer_chain", "qe_identity_issuer_chain"]), position=st.integers(0, 4000), junk=st.text(max_size=8))
+def test_any_issuer_chain_is_read_or_refused(bundle: Collateral, name: str, position: int, junk: str) -> None:
+    pem = getattr(bundle, name)
+    place = position % len(pem)
+    assert outcome(dataclasses.replace(bundle, **{name: pem[:place] + junk + pem[place + len(junk) :]})) in ("", "CollateralMalformed")
+
+
+VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+MEMBERS = ["id", "version", "issueDate", "nextUpdate", "fmspc", "pceId", "tcbEvaluationDataNumber", "tcbLevels"]
+
+
+@settings(max_examples=100, deadline=1000)
+@given(name=st.sampled_from(["tcb_info", "qe_identity"]), member=st.sampled_from(MEMBERS), value=VALUES)
+def test_any_document_is_read_or_refused(bundle: Collateral, name: str, member: str, value: Any) -> None:
+    text = json.dumps(json.loads(getattr(bundle, name)) | {member: value})
+    assert outcome(dataclasses.replace(bundle, **{name: text})) in ("", "CollateralMalformed")
+
+
+@pytest.fixture(scope="module")
+def bundle(platform: SimulatedPlatform) -> Collateral:
+    return Collateral.from_json(platform.collateral(AT))
+
+
+def outcome(collateral: Collateral) -> str:
+    """Read everything that an appraisal reads of collateral; the reason of a refusal."""
+    try:
+        genuineness.authority(collateral, AT)
+        genuineness.expired(collateral, AT)
+        assert collateral.expiries
+    except AttestationError as error:
+        return str(error.reason)
+    return ""

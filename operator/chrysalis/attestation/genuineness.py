@@ -207,6 +207,11 @@ def verify(quote: Quote, collateral: Collateral, at: datetime, roots: Sequence[b
 _PROVED: ProvedPlatforms[Claims] = ProvedPlatforms()
 
 
+def forget() -> None:
+    """Forget what was proved of platforms: the next appraisal asks the library again."""
+    _PROVED.clear()
+
+
 def _remember(name: bytes, quote: Quote, collateral: Collateral, claims: Claims, seconds: int) -> None:
     try:
         ends = [expiry.at for expiry in (*collateral.expiries, claims.certificate_expiry, collateral.issuer_expiry)]
