@@ -9,8 +9,11 @@ import pytest
 from chrysalis.attestation.freshness import FreshnessMode
 from chrysalis.clock import ManualClock
 from chrysalis.wire import owner_token
-from chrysalis.wire.bundle import MEDIA_TYPE, BundleFile
+from chrysalis.wire.bundle import MEDIA_TYPE, BundleFile, to_bytes
 from chrysalis.wire.bundle_judgement import Expectations, Signature, judge
+from tests.broker import test_gpu as gpu_world
+
+references, rules, with_gpus = gpu_world.references, gpu_world.rules, gpu_world.with_gpus
 
 
 def result_of(answer: Any) -> str:
@@ -85,3 +88,27 @@ def test_a_policy_that_came_later_is_not_the_one_in_the_bundle(world: Any) -> No
     judgement = judge(BundleFile.read(world.reading(f"/v1/bundles/{result}").content), pins(world))
     assert judgement.accepted
     assert judgement.policy_version == 1
+
+
+def test_gpus_are_judged_again(with_gpus: Any) -> None:
+    domain = with_gpus.domain(with_gpus.acme)
+    result = result_of(with_gpus.post("/v1/attest", gpu_world._evidence(domain, gpu_world.DEVICE)))
+    file = BundleFile.read(with_gpus.reading(f"/v1/bundles/{result}").content)
+    judgement = judge(file, pins(with_gpus))
+    assert judgement.accepted, judgement.to_json()["reasons"]
+    assert judgement.gpu is not None
+    assert judgement.to_json()["gpu"]["verdict"] == "Accepted"
+    without = file.bundle.model_copy(update={"evidence": file.bundle.evidence.model_copy(update={"gpu": []}), "source": "Files"})
+    changed = judge(BundleFile.read(to_bytes(without)), pins(with_gpus))
+    assert {"ReportDataMismatch", "GpuEvidenceMissing"} <= {reason["reason"] for reason in changed.to_json()["reasons"]}
+
+
+def test_refused_gpus_are_refused_again(with_gpus: Any) -> None:
+    domain = with_gpus.domain(with_gpus.acme)
+    shape = gpu_world.ReportShape(devtools=True)
+    result = result_of(with_gpus.post("/v1/attest", gpu_world._evidence(domain, gpu_world.DEVICE, shape=shape)))
+    judgement = judge(BundleFile.read(with_gpus.reading(f"/v1/bundles/{result}").content), Expectations(owner=with_gpus.acme.public))
+    assert not judgement.accepted
+    assert judgement.gpu is not None
+    assert not judgement.gpu.accepted
+    assert not judgement.differences, judgement.differences

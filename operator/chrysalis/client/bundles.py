@@ -28,6 +28,7 @@ def of_client(
     """
     if document.mode != "fresh-quote":
         raise ClientError(ClientReason.EVIDENCE_STALE, "this evidence was not made for this client", "verify the worker first")
+    whole = policy.gpu is None  # the verdict is the domain's; GPUs may be weaker and end sooner, so no copy of these is kept then
     return Bundle(
         source="Client",
         made_at=made_at.replace(microsecond=0),
@@ -38,11 +39,11 @@ def of_client(
         result=BundleResult(
             result_id=_result_id(document.ear),
             verdict=verdict.verdict,
-            evidence_class=verdict.evidence_class.value if verdict.evidence_class else "",
+            evidence_class=verdict.evidence_class.value if whole and verdict.evidence_class else "",
             tcb_status=verdict.tcb_status or "",
             measurement_name=verdict.measurement_name or "",
-            expires_at=verdict.expires_at,
-            limited_by=verdict.limited_by or "",
+            expires_at=verdict.expires_at if whole else None,
+            limited_by=verdict.limited_by or "" if whole else "",
             ear=document.ear,
             receipt_certificate=document.receipt_certificate,
         ),

@@ -33,8 +33,10 @@ from chrysalis.attestation import quote as quotes
 from chrysalis.attestation.appraisal import appraise
 from chrysalis.attestation.collateral import Collateral
 from chrysalis.attestation.freshness import Freshness, FreshnessMode, Revocation
+from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
+from chrysalis.attestation.gpu.verdict import GpuVerdict
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
-from chrysalis.attestation.verdict import Reason, Verdict
+from chrysalis.attestation.verdict import EvidenceClass, Reason, Verdict
 from chrysalis.clock import from_unix, rfc3339, unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.receipts.objects import ReceiptKeyCertificate
@@ -45,9 +47,9 @@ from chrysalis.wire.bundle import Bundle, BundleFile, BundleResult, BundleStatem
 from chrysalis.wire.ear import Ear
 from chrysalis.wire.reasons import WireError, WireReason
 
-APPRAISED = {str(reason) for reason in AttestationReason}
-ALSO_THE_BROKERS = {"IsolationNotAllowed", "CollateralMissing"}
-"""Words that a broker uses for checks of its own, too (of the key record, of its cache)."""
+APPRAISED = {str(reason) for reason in (*AttestationReason, *GpuReason)}
+ALSO_THE_BROKERS = {"IsolationNotAllowed", "CollateralMissing", str(GpuReason.GPU_IN_USE)}
+"""Words that a broker uses for checks of its own, too (of the key record, of its cache, of other live results)."""
 
 
 class Signature(StrEnum):
@@ -87,6 +89,44 @@ class Expectations:
     roots: Sequence[bytes] = ()
 
 
+@dataclass(frozen=True)
+class Whole:
+    """The appraisal of the trust domain and, where the policy judges them, of its GPUs: the weaker counts."""
+
+    verdict: Verdict
+    gpu: GpuVerdict | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether both were accepted."""
+        return self.verdict.accepted and (self.gpu is None or self.gpu.accepted)
+
+    @property
+    def reasons(self) -> list[NamedReason]:
+        """The domain's and the GPUs'."""
+        found = [NamedReason.model_validate(reason.model_dump(mode="json")) for reason in self.verdict.reasons]
+        return found + [NamedReason.model_validate(members) for members in (gpus.named(self.gpu) if self.gpu else [])]
+
+    @property
+    def evidence_class(self) -> EvidenceClass | None:
+        """The weaker of both; None where one could not be established."""
+        found = [self.verdict.evidence_class]
+        if self.gpu is not None and (self.gpu.gpus or self.gpu.switches):
+            found.append(self.gpu.evidence_class)
+        if None in found:
+            return None
+        return EvidenceClass.SIMULATED if EvidenceClass.SIMULATED in found else EvidenceClass.HARDWARE
+
+    @property
+    def end(self) -> tuple[datetime | None, str | None]:
+        """When the first of both ends, and what limits it."""
+        known: list[tuple[datetime, str | None]] = []
+        for part in (self.verdict, self.gpu):
+            if part is not None and part.expires_at is not None:
+                known.append((part.expires_at, part.limited_by))
+        return min(known, key=lambda end: end[0]) if known else (None, None)
+
+
 @dataclass
 class Judgement:
     """The answer.  `verdict` is the appraisal at the asked time; `accepted` needs it and every check of the bundle itself."""
@@ -96,6 +136,7 @@ class Judgement:
     recorded_at: datetime
     verdict: Verdict
     recorded: str  # Accepted, Refused or None, as it stands in the bundle
+    gpu: GpuVerdict | None = None
     mode: FreshnessMode = FreshnessMode.OFFLINE
     freshness: Freshness = Freshness.NOT_CHECKED
     revocation: Revocation = Revocation.NOT_CHECKED
@@ -114,7 +155,7 @@ class Judgement:
     @property
     def accepted(self) -> bool:
         """Whether the evidence is accepted at the asked time and nothing in the bundle contradicts anything else."""
-        return self.verdict.accepted and not self.reasons and not self.not_rejudged
+        return Whole(self.verdict, self.gpu).accepted and not self.reasons and not self.not_rejudged
 
     def refuse(self, reason: WireReason | AttestationReason | str, message: str, remedy: str, detail: str = "") -> None:
         """Add a reason."""
@@ -123,7 +164,7 @@ class Judgement:
     def to_json(self) -> dict[str, Any]:
         """The form of `-o json`."""
         own = {(reason.reason, reason.message) for reason in self.reasons}
-        appraised = [NamedReason.model_validate(r.model_dump(mode="json")) for r in self.verdict.reasons]
+        appraised = Whole(self.verdict, self.gpu).reasons
         every = self.reasons + [r for r in appraised if (r.reason, r.message) not in own] + self.not_rejudged
         return {
             "schemaVersion": "chrysalis/v1",
@@ -148,6 +189,7 @@ class Judgement:
             "placement": self.placement,
             "differences": [vars(difference) for difference in self.differences],
             "appraisal": self.verdict.to_json_full(),
+            "gpu": self.gpu.to_json_full() if self.gpu else None,
         }
 
 
@@ -169,8 +211,8 @@ def judge(file: BundleFile, expect: Expectations | None = None) -> Judgement:
     own = _appraise(bundle, evidence, policy, bundle.judged_at, expect.roots)  # 3
     asked = expect.policy or policy
     same = asked is policy and at == bundle.judged_at
-    told.verdict = own if same else _appraise(bundle, evidence, asked, at, expect.roots)
-    _gpus(told, bundle, evidence, asked, at)
+    whole = own if same else _appraise(bundle, evidence, asked, at, expect.roots)
+    told.verdict, told.gpu = whole.verdict, whole.gpu
     told.other_policy = asked is not policy
     token = _tokens(told, bundle, evidence, own, expect)  # 4
     _statement(told, file, evidence, expect)  # 5
@@ -188,50 +230,37 @@ class _Opened:
     initdata: bytes
     identity: MeasuredIdentity | None
     report_data: bytes
+    gpu_nonce: bytes
     flaw: Reason | None = None
 
     @classmethod
     def of(cls, bundle: Bundle) -> _Opened:
         evidence = bundle.evidence
         toml, log, quote = b"", b"", b""
-        identity, bound, flaw = None, b"", None
+        identity, bound, gpu_nonce, flaw = None, b"", b"", None
         try:
             toml, log, quote = _decode(evidence.initdata), _decode(evidence.event_log), quotes.read(_decode(evidence.quote))
             if not toml:
                 raise AttestationError(AttestationReason.INITDATA_MISSING, "without initdata nothing says what the quote is bound to")
             identity = initdata_form.parse(toml).identity
-            bound = binding.bind(
-                nonce=bytes.fromhex(evidence.nonce),
-                tls_spki_sha256=bytes.fromhex(evidence.keys.tls_spki_sha256),
-                hpke=bytes.fromhex(evidence.keys.hpke),
-                receipt=bytes.fromhex(evidence.keys.receipt),
-                identity={"measured": identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
-                gpu_digest=gpus.digest(evidence.gpu),
-            ).report_data
+            parts: dict[str, Any] = {
+                "nonce": bytes.fromhex(evidence.nonce),
+                "tls_spki_sha256": bytes.fromhex(evidence.keys.tls_spki_sha256),
+                "hpke": bytes.fromhex(evidence.keys.hpke),
+                "receipt": bytes.fromhex(evidence.keys.receipt),
+                "identity": {"measured": identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
+            }
+            gpu_nonce = binding.gpu_nonce(**parts)
+            bound = binding.bind(**parts, gpu_digest=gpus.digest(evidence.gpu)).report_data
         except AttestationError as error:
             flaw = Reason.from_error(error)
+        except GpuError as error:
+            flaw = Reason.of(AttestationReason.BINDING_INVALID, error.message, error.detail[:1024])
         except ChrysalisError as error:
             flaw = Reason.of(AttestationReason.INITDATA_MALFORMED, error.message, error.detail[:1024])
         except (ValueError, binascii.Error) as error:
             flaw = Reason.of(AttestationReason.QUOTE_UNREADABLE, "the evidence is not base64", str(error)[:1024])
-        return cls(quote, log, toml, identity, bound, flaw)
-
-
-def _gpus(told: Judgement, bundle: Bundle, opened: _Opened, policy: AttestationPolicySpec | None, at: datetime) -> None:
-    """Step 3 for the GPUs: each reason of theirs refuses; without rules they are bound to the session and not judged."""
-    if policy is None or policy.gpu is None or opened.identity is None or opened.flaw is not None:
-        return
-    evidence = bundle.evidence
-    nonce = binding.gpu_nonce(
-        nonce=bytes.fromhex(evidence.nonce),
-        tls_spki_sha256=bytes.fromhex(evidence.keys.tls_spki_sha256),
-        hpke=bytes.fromhex(evidence.keys.hpke),
-        receipt=bytes.fromhex(evidence.keys.receipt),
-        identity={"measured": opened.identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
-    )
-    verdict = gpus.appraise(evidence.gpu, rules=policy.gpu, nonce=nonce, at=at)
-    for members in gpus.named(verdict):
-        told.refuse(members["reason"], members["message"], members["remedy"], members["detail"])
+        return cls(quote, log, toml, identity, bound, gpu_nonce, flaw)
 
 
 def _policy(told: Judgement, bundle: Bundle, expect: Expectations) -> AttestationPolicySpec | None:
@@ -268,19 +297,19 @@ def _policy(told: Judgement, bundle: Bundle, expect: Expectations) -> Attestatio
     return signed.spec
 
 
-def _appraise(bundle: Bundle, evidence: _Opened, policy: AttestationPolicySpec | None, at: datetime, roots: Sequence[bytes]) -> Verdict:
+def _appraise(bundle: Bundle, evidence: _Opened, policy: AttestationPolicySpec | None, at: datetime, roots: Sequence[bytes]) -> Whole:
     """Step 3."""
     scope = "Policy" if policy else "GenuinenessAndTcb"
     if evidence.flaw is not None:
-        return Verdict.refused(evidence.flaw, scope=scope)
+        return Whole(Verdict.refused(evidence.flaw, scope=scope))
     try:
         collateral = Collateral.from_json(bundle.collateral)
     except AttestationError as error:
         reason = Reason.from_error(error)
         if not bundle.collateral:
             reason = Reason.of(AttestationReason.COLLATERAL_MISSING, "the bundle holds no collateral; without it nothing can be verified")
-        return Verdict.refused(reason, scope=scope)
-    return appraise(
+        return Whole(Verdict.refused(reason, scope=scope))
+    verdict = appraise(
         quote=evidence.quote,
         collateral=collateral,
         policy=policy,
@@ -291,9 +320,12 @@ def _appraise(bundle: Bundle, evidence: _Opened, policy: AttestationPolicySpec |
         report_data=evidence.report_data or None,
         placement=bundle.broker.placement if bundle.broker and bundle.source == "Broker" else None,
     )
+    if policy is None or policy.gpu is None:
+        return Whole(verdict)
+    return Whole(verdict, gpus.appraise(bundle.evidence.gpu, rules=policy.gpu, nonce=evidence.gpu_nonce, at=at))
 
 
-def _tokens(told: Judgement, bundle: Bundle, evidence: _Opened, own: Verdict, expect: Expectations) -> Ear | None:
+def _tokens(told: Judgement, bundle: Bundle, evidence: _Opened, own: Whole, expect: Expectations) -> Ear | None:
     """Step 4; the EAR when its signature holds."""
     result = bundle.result
     if result is None or not result.ear:
@@ -342,7 +374,7 @@ def _claims(
     result: BundleResult,
     evidence: _Opened,
     told: Judgement,
-    own: Verdict,
+    own: Whole,
     token: Ear,
     certificate: ReceiptKeyCertificate | None,
 ) -> list[Difference]:
@@ -424,7 +456,7 @@ def _statement(told: Judgement, file: BundleFile, evidence: _Opened, expect: Exp
         )
 
 
-def _compare(told: Judgement, bundle: Bundle, own: Verdict) -> None:
+def _compare(told: Judgement, bundle: Bundle, own: Whole) -> None:
     """Step 6: the record against the appraisal at its own time."""
     result = bundle.result
     if result is None:
@@ -435,7 +467,8 @@ def _compare(told: Judgement, bundle: Bundle, own: Verdict) -> None:
     differences: list[Difference] = []
     if result.verdict == "Accepted":
         if not own.accepted or recorded:
-            differences.append(Difference("verdict", _verdict("Accepted", recorded), _verdict(own.verdict, found)))
+            verdict = "Accepted" if own.accepted else "Refused"
+            differences.append(Difference("verdict", _verdict("Accepted", recorded), _verdict(verdict, found)))
     elif own.accepted and not brokers:
         differences.append(Difference("verdict", _verdict("Refused", recorded), "Accepted"))
     elif not own.accepted:
@@ -444,12 +477,12 @@ def _compare(told: Judgement, bundle: Bundle, own: Verdict) -> None:
         if judged - found or (not brokers and found - judged):
             differences.append(Difference("reasons", ", ".join(sorted(recorded)), ", ".join(sorted(found))))
     pairs: list[tuple[str, Any, Any]] = [("evidenceClass", result.evidence_class, own.evidence_class)]
-    pairs += [("tcbStatus", result.tcb_status, own.tcb_status)]
+    pairs += [("tcbStatus", result.tcb_status, own.verdict.tcb_status)]
     if own.accepted and result.verdict == "Accepted":
         pairs += [
-            ("limitedBy", result.limited_by, own.limited_by),
-            ("expiresAt", result.expires_at, own.expires_at),
-            ("measurementName", result.measurement_name, own.measurement_name),
+            ("limitedBy", result.limited_by, own.end[1]),
+            ("expiresAt", result.expires_at, own.end[0]),
+            ("measurementName", result.measurement_name, own.verdict.measurement_name),
         ]
     differences += [Difference(name, _word(a), _word(b)) for name, a, b in pairs if a and _word(a) != _word(b)]
     for difference in differences:
