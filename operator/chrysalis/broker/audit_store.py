@@ -14,6 +14,7 @@ from chrysalis.broker.rooms import Room
 from chrysalis.broker.tables import audit as audit_table
 
 PAGE = 1000
+_HEAD = select(audit_table.c.seq, audit_table.c.hash).order_by(audit_table.c.seq.desc()).limit(1)
 
 
 class AuditRoom(Room):
@@ -41,8 +42,7 @@ class AuditRoom(Room):
 
 def head(db: Connection) -> tuple[int, str]:
     """Number and hash of the newest record as this transaction sees it."""
-    c = audit_table.c
-    last = db.execute(select(c.seq, c.hash).order_by(c.seq.desc()).limit(1)).one_or_none()
+    last = db.execute(_HEAD).one_or_none()
     return (last.seq, last.hash) if last is not None else (0, audit.GENESIS)
 
 

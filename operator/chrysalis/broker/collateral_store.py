@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, or_, select, update
 
 from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocument
 from chrysalis.broker import reappraisal_store
@@ -85,11 +86,13 @@ class CollateralRoom(Room):
 
     def collateral_rows(self, keys: Sequence[DocumentKey] = ()) -> dict[DocumentKey, Row]:
         """The rows of these keys that are there; of all without keys."""
-        query = select(*_KEY, *_MARKS)
-        if keys:
-            query = query.where(or_(*(_is(key) for key in keys)))
+        if not keys:
+            with self.database.reading() as db:
+                rows = [_row(found) for found in db.execute(select(*_KEY, *_MARKS))]
+            return {row.key: row for row in rows}
+        wanted = {f"{name}{index}": value for index, key in enumerate(keys) for name, value in _named(key).items()}
         with self.database.reading() as db:
-            rows = [_row(found) for found in db.execute(query)]
+            rows = [_row(found) for found in db.execute(_rows_of(len(keys)), wanted)]
         return {row.key: row for row in rows}
 
     def collateral_keys(self) -> list[DocumentKey]:
@@ -176,6 +179,13 @@ class CollateralRoom(Room):
             if db.execute(select(_C.kind).where(stale).limit(1)).one_or_none() is None:
                 return 0
         return int(self.database.transact(lambda db: db.execute(delete(table).where(stale)).rowcount))
+
+
+@lru_cache
+def _rows_of(number: int) -> Select[Any]:
+    """The rows of some keys; built once for each number of them, because every attestation asks."""
+    matches = [and_(*(column == bindparam(f"{column.name}{index}") for column in _KEY)) for index in range(number)]
+    return select(*_KEY, *_MARKS).where(or_(*matches))
 
 
 def _named(key: DocumentKey) -> dict[str, str]:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sqlalchemy import Connection, Row, delete, func, insert, select
+from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
 
 from chrysalis.broker.rooms import Room, insert_new
 from chrysalis.broker.tables import documents, evidence, evidence_documents, policies, results
@@ -24,6 +24,7 @@ log = logging.getLogger(__name__)
 COLLATERAL = "collateral"
 SHARED_MEMBERS = ("eventLog", "initdata")
 """The members of the Evidence that many results have in common."""
+_KNOWN = select(documents.c.digest).where(documents.c.digest.in_(bindparam("digests", expanding=True)))
 LEVEL = 1  # of zlib: it runs in every attestation, and most of a quote does not get smaller
 MAX_BYTES = 8 * 1024 * 1024
 """No stored part is larger when it is unpacked: the HTTP edge takes 2 MiB, collateral is below 1 MiB."""
@@ -104,13 +105,14 @@ def put_evidence(db: Connection, result_id: str, new: NewEvidence) -> int:
         shared[COLLATERAL] = new.collateral
     packed = {name: _packed(text) for name, text in shared.items()}
     digests = [digest for digest, _ in packed.values()]
-    known = set(db.execute(select(documents.c.digest).where(documents.c.digest.in_(digests))).scalars()) if digests else set()
+    known = set(db.execute(_KNOWN, {"digests": digests}).scalars()) if digests else set()
     for digest, body in packed.values():
         if digest not in known:
             insert_new(db, documents, {"digest": digest, "body": body})
     message = zlib.compress(json.dumps(members, separators=(",", ":")).encode(), LEVEL)
     size = len(message) + sum(len(body) for _, body in packed.values())
-    db.execute(insert(evidence).values(result_id=result_id, message=message, at=new.at, key_version=new.key_version, size=size))
+    row = {"result_id": result_id, "message": message, "at": new.at, "key_version": new.key_version, "size": size}
+    db.execute(insert(evidence), row)
     if packed:
         links = [{"result_id": result_id, "name": name, "digest": digest} for name, (digest, _) in packed.items()]
         db.execute(insert(evidence_documents), links)

@@ -44,14 +44,15 @@ def check_policy(db: Connection, allowance: Allowance, owner: str, name: str, si
     _within(allowance, "storedBytes", stored_bytes(db, allowance) + size, allowance.quotas.stored_bytes)
 
 
-def check_result(db: Connection, allowance: Allowance, now: int) -> None:
-    """Whether one more accepted result may be stored.  Raises BrokerError (QuotaExceeded)."""
+def check_result(db: Connection, allowance: Allowance, now: int) -> int:
+    """Whether one more accepted result may be stored; returns the larger of the two counts.  Raises BrokerError (QuotaExceeded)."""
     c = results.c
     accepted = (c.owner.in_(allowance.owners), c.verdict == "Accepted")
     living = db.execute(select(func.count()).where(*accepted, c.expires_at > now)).scalar_one()
     _within(allowance, "results", living + 1, allowance.quotas.results)
     recent = db.execute(select(func.count()).where(*accepted, c.issued_at > now - MINUTE)).scalar_one()
     _within(allowance, "attestationsPerMinute", recent + 1, allowance.quotas.attestations_per_minute)
+    return int(max(living, recent))
 
 
 def stored_bytes(db: Connection, allowance: Allowance, without_key: str = "") -> int:

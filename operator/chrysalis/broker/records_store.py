@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from chrysalis.broker import audit_store, quota_store, reappraisal_store
 from chrysalis.broker.audit import AuditEvent
@@ -14,6 +14,15 @@ from chrysalis.broker.reappraisal_store import Cause
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.rooms import Room
 from chrysalis.broker.tables import key_records, policies
+
+# Built once, because every attestation and release runs them.
+_OWNERS = (policies.c.owner == bindparam("owner"), policies.c.name == bindparam("name"))
+_KEY = select(key_records).where(key_records.c.key_id == bindparam("key_id"))
+_POLICY = select(policies).where(*_OWNERS).order_by(policies.c.version.desc()).limit(1)
+_VERSIONS = select(
+    select(key_records.c.version).where(key_records.c.key_id == bindparam("key_id")).scalar_subquery(),
+    select(func.max(policies.c.version)).where(*_OWNERS).scalar_subquery(),
+)
 
 
 @dataclass(frozen=True)
@@ -123,22 +132,19 @@ class RecordsRoom(Room):
 
 def current_versions(db: Connection, key_id: str, owner: str, policy_name: str) -> tuple[int, int]:
     """The newest versions of a key record and of its owner's policy as this transaction sees them; 0 where there is none."""
-    key = db.execute(select(key_records.c.version).where(key_records.c.key_id == key_id)).scalar_one_or_none()
-    newest = select(func.max(policies.c.version)).where(policies.c.owner == owner, policies.c.name == policy_name)
-    return key or 0, db.execute(newest).scalar_one_or_none() or 0
+    key, policy = db.execute(_VERSIONS, {"key_id": key_id, "owner": owner, "name": policy_name}).one()
+    return key or 0, policy or 0
 
 
 def _key(db: Connection, key_id: str) -> StoredKey | None:
-    row = db.execute(select(key_records).where(key_records.c.key_id == key_id)).one_or_none()
+    row = db.execute(_KEY, {"key_id": key_id}).one_or_none()
     if row is None:
         return None
     return StoredKey(row.key_id, row.owner, row.version, row.payload_sha256, row.record, row.sealed_key, row.key_since, row.recovery)
 
 
 def _policy(db: Connection, owner: str, name: str) -> StoredPolicy | None:
-    c = policies.c
-    query = select(policies).where(c.owner == owner, c.name == name).order_by(c.version.desc()).limit(1)
-    row = db.execute(query).one_or_none()
+    row = db.execute(_POLICY, {"owner": owner, "name": name}).one_or_none()
     return None if row is None else StoredPolicy(row.owner, row.name, row.version, row.payload, row.envelope)
 
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, select, update
 
 from chrysalis.attestation.gpu.reasons import GpuReason
 from chrysalis.broker import audit_store, gpu_store, quota_store, reappraisal_store
 from chrysalis.broker.audit import AuditEvent
+from chrysalis.broker.database import Database
 from chrysalis.broker.evidence_store import NewEvidence, put_evidence, trim_evidence
 from chrysalis.broker.gpu_store import Holder
 from chrysalis.broker.quota_store import Allowance
@@ -29,6 +30,10 @@ MAX_REFUSED_RESULTS = 10_000
 """Refusals beyond these are forgotten, oldest first: whoever can reach the broker can cause them."""
 MAX_REFUSED_OF_A_POD = 8
 RELEASED = "Released"
+# Built once, because every attestation or release runs them.
+_SPENT = select(spent_nonces.c.nonce).where(spent_nonces.c.nonce == bindparam("nonce"), spent_nonces.c.expires_at > bindparam("now"))
+_EXPIRED_NONCES = delete(spent_nonces).where(spent_nonces.c.expires_at <= bindparam("now"))
+_RESULT = select(results).where(results.c.result_id == bindparam("result_id"))
 
 
 @dataclass(frozen=True)
@@ -90,16 +95,28 @@ class Revocation:
     """For the audit log."""
 
 
+@dataclass(frozen=True)
+class _Counted:
+    """How many results a tenant had at most, by any of its quotas, when they were counted last."""
+
+    at: int
+    changes: int
+    most: int
+
+
 class ResultsRoom(Room):
     """Results, what was released under them, and the nonces that they spent."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._quotas: dict[str, _Counted] = {}
 
     # Nonces
 
     def nonce_spent(self, nonce: str, now: int) -> bool:
         """Whether a nonce is known as spent; it can be spent by another request at any moment, see `keep`."""
-        c = spent_nonces.c
         with self.database.reading() as db:
-            return db.execute(select(c.nonce).where(c.nonce == nonce, c.expires_at > now)).one_or_none() is not None
+            return db.execute(_SPENT, {"nonce": nonce, "now": now}).one_or_none() is not None
 
     def spend_nonce(self, nonce: str, expires_at: int, now: int) -> bool:
         """Remember a nonce until it expires; False when it was spent before."""
@@ -129,7 +146,7 @@ class ResultsRoom(Room):
                 if basis.holder is not None and gpu_store.held_elsewhere(db, basis.gpus, basis.holder, now):
                     return Kept.OUTDATED
                 if basis.allowance is not None:
-                    quota_store.check_result(db, basis.allowance, now)
+                    self._check_quota(db, basis.allowance, now)
             if not _spend(db, nonce, nonce_expires_at, now):
                 return Kept.REPLAYED
             _add(db, result)
@@ -140,6 +157,22 @@ class ResultsRoom(Room):
             return Kept.STORED
 
         return self.database.transact(write)
+
+    def _check_quota(self, db: Connection, allowance: quota_store.Allowance, now: int) -> None:
+        """Count a tenant's results only when they may be too many by now; raises BrokerError (QuotaExceeded).
+
+        Every new result is a change, on whichever replica, so the last count and the changes since are an upper bound.
+        """
+        changes = counted(db, Counter.CHANGES)
+        last = self._quotas.get(allowance.tenant)
+        if (
+            last is not None
+            and last.at <= now
+            and last.most + changes - last.changes < min(allowance.quotas.results, allowance.quotas.attestations_per_minute)
+        ):
+            return
+        most = quota_store.check_result(db, allowance, now)
+        self._quotas[allowance.tenant] = _Counted(now, changes, most)
 
     def add_result(self, result: StoredResult, evidence: NewEvidence | None = None) -> None:
         """Store a result by itself; see `keep` for an attestation."""
@@ -154,7 +187,7 @@ class ResultsRoom(Room):
     def result(self, result_id: str) -> StoredResult | None:
         """One result, or None."""
         with self.database.reading() as db:
-            row = db.execute(select(results).where(results.c.result_id == result_id)).mappings().one_or_none()
+            row = db.execute(_RESULT, {"result_id": result_id}).mappings().one_or_none()
         return None if row is None else _to_result(row)
 
     def results(
@@ -301,7 +334,7 @@ def _filters(
 
 
 def _spend(db: Connection, nonce: str, expires_at: int, now: int) -> bool:
-    db.execute(delete(spent_nonces).where(spent_nonces.c.expires_at <= now))
+    db.execute(_EXPIRED_NONCES, {"now": now})
     return insert_new(db, spent_nonces, {"nonce": nonce, "expires_at": expires_at})
 
 
@@ -319,7 +352,7 @@ def _add(db: Connection, result: StoredResult) -> None:
         if last is not None:
             db.execute(delete(results).where(*of_pod, c.seq <= last))
     number = count(db, Counter.CHANGES)
-    db.execute(insert(results).values(**vars(result), seq=number, changed=number))
+    db.execute(insert(results), vars(result) | {"seq": number, "changed": number})
 
 
 def _count_release(db: Connection, result_id: str, key_id: str, key_version: int, outcome: str, now: int) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Table, select, update
+from sqlalchemy import Connection, Executable, Table, bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -28,21 +29,33 @@ class Room:
         self.database = database
 
 
+# Statements that every attestation runs are built once: building them costs more than running them.
+_GROW = (
+    update(counters)
+    .where(counters.c.name == bindparam("counter"))
+    .values(value=counters.c.value + bindparam("by"))
+    .returning(counters.c.value)
+)
+_COUNTED = select(counters.c.value).where(counters.c.name == bindparam("counter"))
+
+
 def count(db: Connection, counter: Counter, by: int = 1) -> int:
     """Let a counter grow and return its new value; the numbers up to it, `by` of them, are the caller's."""
-    c = counters.c
-    grown = update(counters).where(c.name == counter.value).values(value=c.value + by).returning(c.value)
-    return int(db.execute(grown).scalar_one())
+    return int(db.execute(_GROW, {"counter": counter.value, "by": by}).scalar_one())
 
 
 def counted(db: Connection, counter: Counter) -> int:
     """A counter's value."""
-    return int(db.execute(select(counters.c.value).where(counters.c.name == counter.value)).scalar_one())
+    return int(db.execute(_COUNTED, {"counter": counter.value}).scalar_one())
 
 
 def insert_new(db: Connection, table: Table, values: dict[str, Any]) -> bool:
     """Insert a row unless one with its primary key is there; False when it is."""
-    make = postgresql_insert if db.dialect.name == POSTGRESQL else sqlite_insert
+    return db.execute(_insert_new(db.dialect.name, table), values).one_or_none() is not None
+
+
+@lru_cache
+def _insert_new(dialect: str, table: Table) -> Executable:
+    make = postgresql_insert if dialect == POSTGRESQL else sqlite_insert
     # What came back tells; the drivers do not agree on the row count of such an insert.
-    inserted = make(table).values(**values).on_conflict_do_nothing().returning(*table.primary_key.columns)
-    return db.execute(inserted).one_or_none() is not None
+    return make(table).on_conflict_do_nothing().returning(*table.primary_key.columns)
