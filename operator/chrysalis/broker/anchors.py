@@ -8,6 +8,7 @@ A database from behind its anchor (restored, truncated, exchanged) is refused: S
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.state_keys import replace_file
 from chrysalis.broker.tables import audit as audit_table
 from chrysalis.broker.tables import key_records, policies
+
+log = logging.getLogger(__name__)
 
 MAX_ANCHOR_BYTES = 16 * 1024 * 1024
 Version = Annotated[int, Field(ge=1)]
@@ -197,7 +200,7 @@ class Keeper:
         self._noted = -1
         self._thread = threading.Thread(target=self._run, name="anchor", daemon=True)
         self.failure: Exception | None = None
-        """Why the last attempt failed, None after one that did not; the health port reports it."""
+        """Why the last attempt failed, None after one that did not."""
 
     def start(self) -> None:
         """Begin to follow."""
@@ -209,7 +212,7 @@ class Keeper:
         self._thread.join(30)
 
     def follow(self) -> None:
-        """Note the newest state if it is not noted; the failure, if any, is kept for the health port."""
+        """Note the newest state if it is not noted; a failure is kept and logged, and the next round tries again."""
         try:
             seq, _ = _head(self._database)
             if seq != self._noted:
@@ -217,7 +220,8 @@ class Keeper:
                 self._anchor.advance(state)
                 self._noted = state.audit_seq
             self.failure = None
-        except Exception as error:  # a database or a volume that does not answer now: the next round tries again
+        except Exception as error:  # a database or a volume that does not answer now
+            log.error("the anchor does not follow", extra={"event": "AnchorBehind", "error": type(error).__name__})
             self.failure = error
 
     def _run(self) -> None:
