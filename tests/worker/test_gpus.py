@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import threading
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from chrysalis.api.policy_gpu import GpuRules
+from chrysalis.attestation import binding, quote
 from chrysalis.clock import SystemClock
 from chrysalis.wire import gpu as gpus
 from chrysalis_worker.evidence import GPU_PATH, CocoRest, GuestGpus, NoGpus
@@ -86,3 +88,28 @@ def test_answers_that_are_no_evidence(answering: tuple[str, dict[str, Any]], sta
         asyncio.run(GuestGpus(url).gpus(NONCE))
     assert refused.value.reason == "EvidenceUnavailable"
     assert said["path"] == f"{GPU_PATH}?nonce={NONCE.hex()}"
+
+
+def test_a_session_binds_its_gpus(world: Any, guest: str) -> None:
+    attester = dataclasses.replace(world.attester, gpus=GuestGpus(guest))
+    session = asyncio.run(attester.attest())
+    evidence = session.stored.evidence
+    parts = {
+        "nonce": bytes.fromhex(evidence.nonce),
+        "tls_spki_sha256": bytes.fromhex(evidence.keys.tls_spki_sha256),
+        "hpke": bytes.fromhex(evidence.keys.hpke),
+        "receipt": bytes.fromhex(evidence.keys.receipt),
+        "identity": {"measured": world.identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
+    }
+    assert len(evidence.gpu) == 2
+    assert quote.parse(session.stored.quote).report_data == binding.bind(**parts, gpu_digest=gpus.digest(evidence.gpu)).report_data
+    assert quote.parse(session.stored.quote).report_data != binding.bind(**parts).report_data
+    rules = GpuRules.model_validate(POOL.rules())
+    assert gpus.appraise(evidence.gpu, rules=rules, nonce=binding.gpu_nonce(**parts), at=SystemClock().now()).accepted
+
+
+def test_a_session_whose_gpus_give_nothing_does_not_attest(world: Any) -> None:
+    attester = dataclasses.replace(world.attester, gpus=GuestGpus("http://127.0.0.1:9"))
+    with pytest.raises(WorkerError):
+        asyncio.run(attester.attest())
+    assert world.broker.attested == []
