@@ -11,6 +11,7 @@ from chrysalis.broker.deps import Deps
 from chrysalis.broker.limits import address_of
 from chrysalis.broker.messages import problem
 from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.server import MAX_HEADER_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,8 @@ class Edge:
 
         client = scope.get("client")
         try:
+            if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
+                raise BrokerError(BrokerReason.MESSAGE_TOO_LARGE, f"the headers are over {MAX_HEADER_BYTES} bytes", "send less")
             await self._deps.limits.request(address_of(client[0] if client else None))
             await self._app(scope, receive, sending)
         except BrokerError as error:  # the limit; the application's own are answered inside

@@ -1,0 +1,297 @@
+"""Limits on strangers: addresses, buckets in bounded memory, lanes that serve addresses in turn, connections with deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import socket
+import ssl
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from chrysalis.broker import limits, server
+from chrysalis.broker import main as broker_main
+from chrysalis.broker.limits import Buckets, Lane, Limits, LimitSettings, address_of
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.server import Connections
+from chrysalis.clock import ManualClock
+from tests.broker.test_main import Running
+
+World = Any
+Reasons = Callable[[Any], list[str]]
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("2001:db8:1:3::9", "2001:db8:1:3::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("", "unknown"),
+        (None, "unknown"),
+        ("testclient", "unknown"),
+    ],
+)
+def test_addresses(host: str | None, expected: str) -> None:
+    assert address_of(host) == expected
+
+
+def test_buckets_empty_and_fill(clock: ManualClock) -> None:
+    buckets = Buckets(rate=2, burst=3, entries=10, clock=clock)
+    assert [buckets.take("a") for _ in range(4)] == [True, True, True, False]
+    assert buckets.take("b")
+    clock.advance(0.4)
+    assert not buckets.take("a")
+    clock.advance(0.1)
+    assert buckets.take("a")
+    buckets.give("a")
+    assert buckets.level("a") == 1
+    clock.advance(1000)
+    assert buckets.level("a") == 3
+
+
+def test_buckets_forget_the_longest_unseen(clock: ManualClock) -> None:
+    buckets = Buckets(rate=0.001, burst=1, entries=100, clock=clock)
+    for number in range(10_000):
+        buckets.take(f"a{number}")
+    assert len(buckets) == 100
+    assert not buckets.take("a9999")
+    assert buckets.take("a0")
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    asyncio.run(asyncio.wait_for(scenario(), 10))  # type: ignore[arg-type]
+
+
+def test_a_lane_serves_addresses_in_turn() -> None:
+    served: list[str] = []
+
+    async def attempt(lane: Lane, address: str) -> None:
+        async with lane.place(address):
+            served.append(address)
+            await asyncio.sleep(0)
+
+    async def scenario() -> None:
+        lane = Lane(1, 100)
+        tasks = [asyncio.create_task(attempt(lane, "flood")) for _ in range(20)]
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(attempt(lane, "good")))
+        await asyncio.gather(*tasks)
+        assert served.index("good") <= 3  # one had the place, one was next
+        assert len(served) == 21
+        assert not lane._waiting
+
+    run(scenario)
+
+
+def test_a_full_queue_takes_from_whom_has_most() -> None:
+    async def scenario() -> None:
+        lane = Lane(1, 4)
+        release = asyncio.Event()
+        done: list[str] = []
+
+        async def attempt(address: str) -> None:
+            async with lane.place(address):
+                await release.wait()
+                done.append(address)
+
+        flood = [asyncio.create_task(attempt("flood")) for _ in range(5)]
+        await asyncio.sleep(0.01)
+        assert lane.full
+        good = asyncio.create_task(attempt("good"))
+        await asyncio.sleep(0.01)
+        with pytest.raises(BrokerError) as caught:
+            await attempt("flood")
+        assert caught.value.reason == BrokerReason.BUSY
+        release.set()
+        outcomes = await asyncio.gather(*flood, good, return_exceptions=True)
+        assert [isinstance(outcome, BrokerError) for outcome in outcomes] == [False, False, False, False, True, False]
+        assert done == ["flood", "flood", "good", "flood", "flood"]
+
+    run(scenario)
+
+
+def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "QUEUE_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        lane = Lane(1, 4)
+        async with lane.place("a"):
+            with pytest.raises(BrokerError) as caught:
+                async with lane.place("b"):
+                    raise AssertionError
+            assert caught.value.reason == BrokerReason.BUSY
+            waiting = asyncio.create_task(lane.place("c").__aenter__())
+            await asyncio.sleep(0.01)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+        async with lane.place("d"):  # the place is free again
+            assert not lane._waiting
+            assert lane._free == 0
+        assert lane._free == 1
+
+    run(scenario)
+
+
+def test_who_is_refused_often_shares_one_place(clock: ManualClock) -> None:
+    async def scenario() -> None:
+        limit = Limits(LimitSettings(unproven_attestations=3), 8, clock)
+        assert [await limit.attempt("a") for _ in range(4)] == [True, True, True, False]
+        assert await limit.attempt("b")
+        limit.proved("a")
+        assert await limit.attempt("a")
+        clock.advance(20)
+        assert [await limit.attempt("a") for _ in range(2)] == [True, False]
+
+    run(scenario)
+
+
+def test_whoever_floods_waits(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "HOLD_SECONDS", 0.05)
+
+    async def scenario() -> None:
+        limit = Limits(LimitSettings(requests_per_second=1), 8, clock)
+        await limit.request("a")
+        await limit.request("a")
+        started = time.monotonic()
+        with pytest.raises(BrokerError) as caught:
+            await limit.request("a")
+        assert caught.value.reason == BrokerReason.TOO_MANY_REQUESTS
+        assert time.monotonic() - started >= 0.05
+        await limit.request("b")
+
+    run(scenario)
+
+
+def test_failed_authentications_end(world: World, reasons: Reasons) -> None:
+    object.__setattr__(world.deps, "limits", Limits(LimitSettings(unproven_calls=3), 8, world.clock))
+    for _ in range(3):
+        assert reasons(world.reading("/v1/results", "forged")) == ["CallerUnauthenticated"]
+    answer = world.reading("/v1/results", "operator")
+    assert (answer.status_code, reasons(answer)) == (429, ["TooManyRequests"])
+    world.clock.advance(60)
+    assert world.reading("/v1/results", "operator").status_code == 200
+
+
+def test_calls_with_the_same_credentials(world: World, reasons: Reasons) -> None:
+    object.__setattr__(world.deps, "limits", Limits(LimitSettings(calls_per_second=1), 8, world.clock))
+    assert [world.reading("/v1/results").status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_connections_are_counted_by_address(clock: ManualClock) -> None:
+    connections = Connections(LimitSettings(connections=32, connections_per_address=16), clock)
+    assert [connections.enter("a") for _ in range(17)] == [True] * 16 + [False]
+    assert [connections.enter("b") for _ in range(3)] == [True, True, False]  # half are taken: an eighth for each
+    connections.leave("a")
+    assert connections.total == 17
+    for _ in range(15):
+        connections.leave("a")
+    assert connections.enter("b")
+    assert set(connections._open) == {"b"}
+
+
+def test_new_connections_have_a_rate(clock: ManualClock) -> None:
+    connections = Connections(LimitSettings(connections_per_second=2), clock)
+    for _ in range(4):
+        assert connections.enter("a")
+        connections.leave("a")
+    assert not connections.enter("a")
+    assert connections.enter("b")
+
+
+@pytest.fixture
+def running(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 0.3)
+    monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
+    bounds = LimitSettings(connections_per_address=8, connections=64, connections_per_second=1000)
+    configuration = world.deps.settings.model_copy(update={"host": "127.0.0.1", "port": 0, "limits": bounds})
+    object.__setattr__(world.deps, "settings", configuration)
+    running = Running(broker_main.tls_server(world.deps))
+    yield running
+    running.stop()
+
+
+def connect(running: Running, *, tls: bool = True) -> socket.socket:
+    raw = socket.create_connection(("127.0.0.1", running.port), timeout=5)
+    if not tls:
+        return raw
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context.wrap_socket(raw)
+
+
+def closed_within(connection: socket.socket, seconds: float) -> bool:
+    connection.settimeout(seconds)
+    try:
+        while connection.recv(4096):
+            pass
+    except TimeoutError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+REQUEST = b"POST /v1/challenge HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "tls", "said"),
+    [
+        ("nothing at all", False, b""),
+        ("half a handshake", False, b"\x16\x03\x01"),
+        ("no request", True, b""),
+        ("half a header", True, b"POST /v1/challenge HTTP/1.1\r\nhost: "),
+        ("half a second request", True, REQUEST + b"POST /v1/ch"),
+    ],
+)
+def test_silent_clients_are_let_go(running: Running, name: str, tls: bool, said: bytes) -> None:
+    with connect(running, tls=tls) as connection:
+        connection.sendall(said)
+        assert closed_within(connection, 3.0)
+    with connect(running) as connection:  # the twin: who speaks is answered
+        connection.sendall(REQUEST)
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_headers_are_bounded(running: Running) -> None:
+    for size, status in ((16 * 1024, b"200"), (server.MAX_HEADER_BYTES, b"413"), (1024 * 1024, b"400")):
+        with connect(running) as connection:
+            with contextlib.suppress(OSError):  # it may be closed before all is sent
+                connection.sendall(REQUEST.replace(b"host: x", b"host: x\r\nx: " + b"a" * size))
+            assert connection.recv(12) == b"HTTP/1.1 " + status
+
+
+def test_connections_beyond_the_limit_are_dropped_and_come_back(running: Running) -> None:
+    held = [connect(running) for _ in range(8)]
+    with pytest.raises(OSError, match=r"(?i)reset|eof|closed|abort"), connect(running):
+        raise AssertionError
+    for connection in held:
+        connection.close()
+    deadline = time.monotonic() + 5
+    while running.server.connections.total and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert running.server.connections.total == 0
+    with connect(running) as connection:
+        connection.sendall(REQUEST)
+        assert connection.recv(15) == b"HTTP/1.1 200 OK"
+
+
+def test_forwarding_headers_are_not_believed(world: World, running: Running) -> None:
+    object.__setattr__(world.deps, "limits", Limits(LimitSettings(requests_per_second=1), 8, world.clock))
+    seen = set()
+    with connect(running) as connection:
+        for number in range(3):
+            connection.sendall(REQUEST.replace(b"host: x", b"host: x\r\nx-forwarded-for: 192.0.2.%d" % number))
+            answer = http.client.HTTPResponse(connection)
+            answer.begin()
+            answer.read()
+            seen.add(answer.status)
+    assert seen == {200, 429}
