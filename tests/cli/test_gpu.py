@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import jwt
 import pytest
 import yaml
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from chrysalis.attestation.gpu import nras
 from chrysalis.cli.main import main
 from e2e.simtd import gpu as simulated
 from e2e.simtd.gpu import ReportShape, RimShape, SimulatedGpus
@@ -190,3 +194,37 @@ def test_ocsp(run: Run, tmp_path: Path) -> None:
         (tmp_path / f"{place}.ocsp").write_bytes(DEVICE.ocsp(AT, place))
         words += ["--ocsp", f"{place}.ocsp"]
     assert run("verify", "evidence.json", *RIMS, *words).json["revocation"] == "Good"
+
+
+def test_the_remote_services_answer(run: Run, tmp_path: Path) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    serial = str(DEVICE.certificates[0].serial_number)
+    versions = {"x-nvidia-gpu-driver-version": simulated.DRIVER, "x-nvidia-gpu-vbios-version": simulated.VBIOS}
+    common = {"iss": nras.ISSUER, "exp": int(AT.timestamp()) + 60, "eat_nonce": NONCE.hex()}
+    device = {**common, **versions, "measres": "success", "secboot": True, "dbgstat": "disabled", "ueid": serial}
+    token = jwt.encode(device, key, algorithm="ES384", headers={"kid": "k"})
+    submods = {"GPU-0": ["DIGEST", ["SHA-256", hashlib.sha256(token.encode()).hexdigest()]]}
+    overall = jwt.encode({**common, "x-nvidia-overall-att-result": True, "submods": submods}, key, algorithm="ES384", headers={"kid": "k"})
+    numbers = key.public_key().public_numbers()
+    x, y = (base64.urlsafe_b64encode(part.to_bytes(48, "big")).rstrip(b"=").decode() for part in (numbers.x, numbers.y))
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": [{"kty": "EC", "crv": "P-384", "kid": "k", "x": x, "y": y}]}))
+    (tmp_path / "answer.json").write_text(json.dumps([["JWT", overall], {"GPU-0": token}]))
+    rules = {
+        "count": 1,
+        "architectures": ["Hopper"],
+        "driverVersions": [simulated.DRIVER],
+        "vbiosVersions": [simulated.VBIOS],
+        "ccMode": ["On"],
+        "measurements": [],
+        "backend": "NRAS",
+        "trustRoot": {"der": base64.b64encode(VENDOR.root_der).decode()},
+    }
+    (tmp_path / "rules.json").write_text(json.dumps(rules))
+    words = ["evidence.json", "--rules", "rules.json", "--nonce", NONCE.hex()]
+    answer = ["--nras", "answer.json", "--nras-keys", "jwks.json"]
+    accepted = run("verify", *words, *answer)
+    assert (accepted.code, accepted.json["backend"], accepted.json["limitedBy"]) == (0, "NRAS", "nras.exp")
+    assert run("verify", *words).reasons == ["GpuEvidenceMissing"]
+    assert run("verify", *words, *answer, "--nras-issuer", "https://other").reasons == ["NrasIssuerMismatch"]
+    assert run("verify", *words[:3], *answer).code == 2
+    assert run("verify", *words, "--nras", "answer.json").code == 2

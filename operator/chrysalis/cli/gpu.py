@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from chrysalis.api.policy_gpu import GpuReferenceValues, GpuRules
-from chrysalis.attestation.gpu import chain, evidence, rim
-from chrysalis.attestation.gpu.appraisal import appraise_gpus
+from chrysalis.attestation.gpu import chain, evidence, nras, rim
+from chrysalis.attestation.gpu.appraisal import RemoteCheck, appraise_gpus
 from chrysalis.attestation.gpu.evidence import GpuEvidence
 from chrysalis.attestation.gpu.ocsp import MAX_RESPONSE_BYTES
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
@@ -62,6 +62,9 @@ def command() -> None:
 @click.option("--rim", "rims", type=_PATH, multiple=True, help="NVIDIA's reference values (SWID), or digested ones (`gpu rim -o json`).")
 @click.option("--rules", type=_PATH, help="What to accept: an AttestationPolicy with `gpu`, or the rules alone (YAML, JSON).")
 @click.option("--ocsp", "ocsps", type=_PATH, multiple=True, help="An OCSP answer (DER) about a certificate of a chain.")
+@click.option("--nras", "nras_answer", type=_PATH, help="NVIDIA's attestation service's answer, for rules with `backend: NRAS`.")
+@click.option("--nras-keys", type=_PATH, help="The service's key set (JWKS).")
+@click.option("--nras-issuer", default=nras.ISSUER, show_default=True, help="Whose answer it must be.")
 @click.option("--at", type=Rfc3339(), help="Judge as of this time; default: now.")
 @click.option("--root", type=_PATH, help="Trust this device root instead of NVIDIA's: everything under it is simulated.")
 @click.option("--rim-root", type=_PATH, help="Trust this RIM root instead of NVIDIA's.")
@@ -73,6 +76,9 @@ def verify(
     rims: tuple[Path, ...],
     rules: Path | None,
     ocsps: tuple[Path, ...],
+    nras_answer: Path | None,
+    nras_keys: Path | None,
+    nras_issuer: str,
     at: datetime | None,
     root: Path | None,
     rim_root: Path | None,
@@ -85,6 +91,8 @@ def verify(
     """
     if rules is not None and rims:
         raise click.UsageError("give --rim or --rules, not both: rules hold the reference values that they accept")
+    if (nras_answer is None) != (nras_keys is None) or (nras_answer is not None and nonce is None):
+        raise click.UsageError("--nras, --nras-keys and --nonce belong together: the answer must be to this nonce")
     moment = at or SystemClock().now()
     devices = _devices(reports, chains)
     accepted = _rules(rules) if rules is not None else None
@@ -92,7 +100,14 @@ def verify(
     references, refused = _references(rims, rim_root)
     answers = [_read(path, MAX_RESPONSE_BYTES) for path in ocsps]
     verdict = appraise_gpus(
-        evidence=devices, rules=accepted, nonce=nonce, at=moment, references=references, root=device_root, ocsp_responses=answers
+        evidence=devices,
+        rules=accepted,
+        nonce=nonce,
+        at=moment,
+        references=references,
+        root=device_root,
+        ocsp_responses=answers,
+        remote=_remote(nras_answer, nras_keys, nras_issuer, nonce, moment),
     )
     if refused:
         verdict = verdict.model_copy(
@@ -184,6 +199,14 @@ def _digested(path: Path, data: bytes) -> list[GpuReferenceValues]:
         return [GpuReferenceValues.model_validate(item) for item in (listed if isinstance(listed, list) else [listed])]
     except (ValueError, TypeError, RecursionError) as error:
         raise GpuError(_R.RIM_MALFORMED, f"{path} holds no digested reference values", str(error)[:300]) from error
+
+
+def _remote(answer: Path | None, keys: Path | None, issuer: str, nonce: bytes | None, at: datetime) -> RemoteCheck | None:
+    """The check of the remote service's answer, where one was given."""
+    if answer is None or keys is None or nonce is None:
+        return None
+    data, known = _read(answer, nras.MAX_ANSWER_BYTES), nras.read_keys(_read(keys, nras.MAX_JWKS_BYTES))
+    return lambda: nras.check(data, keys=known, at=at, nonce=nonce, issuer=issuer)
 
 
 def _rules(path: Path) -> GpuRules:
