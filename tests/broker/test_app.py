@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chrysalis.broker import messages
+from chrysalis.broker import limits, messages
 from chrysalis.wire import owner_token
 from chrysalis.wire.broker import MAX_INITDATA_BYTES, MAX_QUOTE_BYTES
 
@@ -117,6 +117,7 @@ def test_too_many_at_once(world: World, reasons: Reasons, monkeypatch: pytest.Mo
         held.append(world.http.post("/v1/attest", content=message.model_dump_json(by_alias=True)))
         raise RuntimeError
 
+    monkeypatch.setattr(limits, "QUEUE_SECONDS", 0.05)
     monkeypatch.setattr(world.deps.attestor, "attest", nested)
     world.post("/v1/attest", evidence)
     assert len(held) == limit
@@ -197,5 +198,6 @@ def test_listing(world: World, reasons: Reasons) -> None:
 
 
 def test_the_key_set_is_public(world: World) -> None:
-    (key,) = world.http.get("/.well-known/jwks.json").json()["keys"]
+    key, *signing = world.http.get("/.well-known/jwks.json").json()["keys"]
     assert (key["kty"], key["crv"], key["alg"], key["use"]) == ("OKP", "Ed25519", "EdDSA", "sig")
+    assert len(signing) == 2  # the one that signs, and the next

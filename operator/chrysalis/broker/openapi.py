@@ -93,7 +93,7 @@ OPERATIONS: tuple[Operation, ...] = (
         {200: None, 201: None},
         body=Envelope,
         optional_caller=True,
-        problems=(403, 404, 409),
+        problems=(403, 404, 409, 503),
     ),
     Operation(
         "GET", "/v1/keys/{key_id}", "key", "A key record without its key.", {200: broker_views.KeyRecordView}, caller=True, problems=(404,)
@@ -191,7 +191,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "The newest signed reference values of each publisher.",
         {200: reference.ReferenceList},
     ),
-    Operation("GET", "/.well-known/jwks.json", "keySet", "The keys that sign results (RFC 7517).", {200: KEY_SET}),
+    Operation("GET", "/.well-known/jwks.json", "keySet", "The keys that sign results (RFC 7517).", {200: KEY_SET}, problems=(503,)),
     Operation(
         "GET",
         "/.well-known/attestation",
