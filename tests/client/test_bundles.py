@@ -72,7 +72,7 @@ def test_infer_saves_one(serve: Callable[..., Any], tmp_path: Path, capsys: pyte
     with pytest.raises(SystemExit) as ended:
         main(["infer", *words, "--save-bundle", str(file), "-o", "json"])
     shown = json.loads(capsys.readouterr().out)
-    assert (ended.value.code, shown["mode"]) == (0, "fresh-quote")
+    assert (ended.value.code, shown["mode"], shown["freshness"], shown["revocation"]) == (0, "fresh-quote", "OwnNonce", "NotChecked")
     with pytest.raises(SystemExit) as ended:
         main(["verify", "--bundle", str(file), "-o", "json"])
     judged = json.loads(capsys.readouterr().out)

@@ -10,6 +10,7 @@ import click
 
 from chrysalis.amounts import AmountError, ton
 from chrysalis.amounts import parse as parse_amount
+from chrysalis.attestation.freshness import Freshness, Revocation
 from chrysalis.attestation.policy_envelope import read_envelope
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.cli import onchain
@@ -99,7 +100,9 @@ async def _ask(client: Client, texts: list[str], limit: int, verify_only: bool) 
 def _json(worker: VerifiedWorker, job: Job | None) -> dict[str, object]:
     return {
         "schemaVersion": "chrysalis/v1",
-        "mode": worker.mode,
+        "mode": worker.mode.value,
+        "freshness": Freshness.OWN_NONCE.value,
+        "revocation": Revocation.NOT_CHECKED.value,
         "verdict": worker.verdict.to_json_full(),
         "wrk": worker.wrk,
         "model": worker.identity.model.name,

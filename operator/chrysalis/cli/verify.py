@@ -14,6 +14,7 @@ from chrysalis.attestation import quote as quotes
 from chrysalis.attestation.appraisal import appraise
 from chrysalis.attestation.collateral import MAX_COLLATERAL_BYTES, Collateral
 from chrysalis.attestation.eventlog import MAX_LOG_BYTES
+from chrysalis.attestation.freshness import Freshness, FreshnessMode, Revocation
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.quote_file import MAX_REPORT_BYTES
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
@@ -22,6 +23,8 @@ from chrysalis.cli.times import Rfc3339
 from chrysalis.cli.verify_bundle import bundle_options
 from chrysalis.clock import SystemClock, rfc3339
 
+OFFLINE = {"mode": FreshnessMode.OFFLINE.value, "freshness": Freshness.NOT_CHECKED.value, "revocation": Revocation.NOT_CHECKED.value}
+"""What a verdict over files says of itself: nobody here knows when the evidence was made (design: what a client can know)."""
 MAX_ROOT_BYTES = 64 * 1024
 MAX_INITDATA_BYTES = 256 * 1024
 UNREADABLE = {AttestationReason.QUOTE_UNREADABLE, AttestationReason.QUOTE_TOO_LARGE}
@@ -105,7 +108,7 @@ def _root(path: Path) -> bytes:
 
 def _show(verdict: Verdict, at: datetime, output: str) -> int:
     if output == "json":
-        click.echo(json.dumps(verdict.to_json_full(), indent=2))
+        click.echo(json.dumps(verdict.to_json_full() | OFFLINE, indent=2))
     else:
         click.echo("\n".join(_lines(verdict, at)))
     return 0 if verdict.accepted else 1
@@ -123,6 +126,7 @@ def _lines(verdict: Verdict, at: datetime) -> list[str]:
         lines.append("")
     facts: list[tuple[str, str | None]] = [
         ("judged", _judged(verdict)),
+        ("mode", "offline: freshness NotChecked, revocation of a result NotChecked"),
         ("evidence class", _class(verdict.evidence_class)),
         ("TCB status", verdict.tcb_status),
         ("advisories", ", ".join(verdict.advisory_ids) or None),

@@ -139,6 +139,7 @@ def lines(judgement: Judgement) -> list[str]:
         ("policy", f"{policy}; signature {judgement.policy_signature}" + (f" by {judgement.owner}" if judgement.owner else "")),
         ("broker", f"{judgement.placement or 'none'}; result's signature {judgement.ear}; bundle's signature {judgement.statement}"),
         ("evidence class", verdict.evidence_class.value if verdict.evidence_class else None),
+        ("GPUs", f"{len(judgement.gpu.gpus)} judged: {judgement.gpu.verdict}" if judgement.gpu else None),
         ("TCB status", verdict.tcb_status),
         ("allowed as", verdict.measurement_name),
         ("expires", f"{rfc3339(verdict.expires_at)}, limited by {verdict.limited_by}" if verdict.expires_at else None),
