@@ -137,7 +137,7 @@ def rim_command(files: tuple[Path, ...], at: datetime | None, rim_root: Path | N
     values: list[GpuReferenceValues] = []
     findings: list[tuple[Path, Finding]] = []
     for path in files:
-        data = _read(path, rim.MAX_RIM_BYTES)
+        data = _read(path, 2 * rim.MAX_RIM_BYTES)
         try:
             values.append(rim.digest(data, at=moment, root_sha256=anchor))
         except GpuError as error:
@@ -177,8 +177,8 @@ def _references(paths: Sequence[Path], rim_root: Path | None) -> tuple[list[GpuR
     values: list[GpuReferenceValues] = []
     findings: list[Finding] = []
     for path in paths:
-        data = _read(path, rim.MAX_RIM_BYTES)
-        if data.lstrip()[:1] in (b"[", b"{"):
+        data = _read(path, 2 * rim.MAX_RIM_BYTES)
+        if data.lstrip()[:1] in (b"[", b"{") and b'"rim"' not in data[:4096]:
             values += _digested(path, data)
             continue
         try:

@@ -23,6 +23,10 @@ ENTRY = DEVICE.evidence(NONCE)
 REPORT = base64.b64decode(ENTRY["evidence"])
 
 
+def _renamed(**names: str) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in ENTRY.items()}
+
+
 @pytest.mark.parametrize(
     "document",
     [
@@ -32,6 +36,14 @@ REPORT = base64.b64decode(ENTRY["evidence"])
         {"nonce": NONCE.hex(), "arch": "HOPPER", "evidence_list": [{name: ENTRY[name] for name in ("evidence", "certificate")}]},
         [ENTRY | {"evidence": REPORT.hex()}],
         [ENTRY | {"certificate": DEVICE.chain.decode()}],
+        [
+            {
+                "attestationReport": ENTRY["evidence"],
+                "attestationCertificateChain": ENTRY["certificate"],
+                "arch": "HOPPER",
+                "nonce": NONCE.hex(),
+            }
+        ],
         [ENTRY | {"arch": "hopper", "more": {"is": "passed over"}}],
     ],
 )
@@ -73,6 +85,7 @@ def _with(**changes: Any) -> str:
         (_with(evidence="no report"), "GpuEvidenceUnreadable"),
         (_with(certificate=None), "GpuChainUnreadable"),
         (_with(certificate="no chain"), "GpuChainUnreadable"),
+        (_with(attestation_report=ENTRY["evidence"]), "GpuEvidenceUnreadable"),
         (_with(arch="AMPERE"), "GpuEvidenceUnreadable"),
         (_with(nonce="xy"), "GpuEvidenceUnreadable"),
         (_with(driver_version="5" * 200), "GpuEvidenceUnreadable"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -81,7 +84,11 @@ def _again(path: str) -> Callable[[etree._Element], None]:
 ROWS: dict[str, tuple[str, bytes]] = {
     "empty": ("RimMalformed", b""),
     "no XML": ("RimMalformed", b"<Software"),
-    "too large": ("RimMalformed", GOOD + b" " * rim.MAX_RIM_BYTES),
+    "too large": ("RimMalformed", GOOD + b" " * 2 * rim.MAX_RIM_BYTES),
+    "large without padding": ("RimMalformed", GOOD + b"<!--" + b"x" * rim.MAX_RIM_BYTES + b"-->"),
+    "JSON of something else": ("RimMalformed", b'{"measurements": []}'),
+    "JSON around no base64": ("RimMalformed", b'{"rim": "<>"}'),
+    "JSON with another digest": ("RimMalformed", json.dumps({"rim": base64.b64encode(GOOD).decode(), "sha256": "0" * 64}).encode()),
     "document type": ("RimMalformed", b'<!DOCTYPE x [<!ENTITY e "x">]>' + GOOD),
     "external entity": ("RimMalformed", b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/hostname">]>' + GOOD),
     "UTF-16": ("RimMalformed", GOOD.decode().encode("utf-16")),
@@ -136,6 +143,20 @@ def test_the_values() -> None:
     assert [value.index for value in values.values] == list(simulated.DRIVER_INDICES)
     assert values.values[0].digests == [simulated.measured(7).hex()]
     assert values.expires == simulated.NOT_AFTER
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        GOOD + bytes(100),
+        b"\xef\xbb\xbf" + GOOD + b"\r\n",
+        b'<?xml version="1.0" encoding="UTF-8"?>\n' + GOOD,
+        json.dumps({"id": "NV_GPU_DRIVER", "rim": base64.b64encode(GOOD).decode()}).encode(),
+        json.dumps({"rim": base64.b64encode(GOOD).decode(), "sha256": hashlib.sha256(GOOD).hexdigest()}, indent=1).encode(),
+    ],
+)
+def test_padding_and_wrapping_do_not_matter(data: bytes) -> None:
+    assert rim.digest(data, at=AT, root_sha256=ROOT) == rim.digest(GOOD, at=AT, root_sha256=ROOT)
 
 
 def test_equal_values_have_one_form() -> None:

@@ -115,6 +115,8 @@ FORMS: dict[str, Callable[[bytes], bytes]] = {
     "upper case": lambda raw: raw.hex().upper().encode() + b"\n",
     "with 0x": lambda raw: b"0x" + raw.hex().encode(),
     "in lines": lambda raw: b"\r\n".join(raw.hex().encode()[start : start + 64] for start in range(0, 2 * len(raw), 64)),
+    "with colons": lambda raw: raw.hex(":").encode(),
+    "with commas": lambda raw: raw.hex(",").encode(),
     "in pairs": lambda raw: raw.hex(" ").encode(),
     "with a mark": lambda raw: b"\xef\xbb\xbf" + raw.hex().encode(),
     "hexadecimal, padded": lambda raw: raw.hex().encode() + b"\n\0\0\0",

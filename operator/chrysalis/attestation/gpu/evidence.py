@@ -21,6 +21,9 @@ MAX_TEXT = 128
 DIGEST_CONTEXT = b"chrysalis/v1/gpu-evidence"
 _R = GpuReason
 _ARCHITECTURES = {architecture.value.upper(): architecture for architecture in GpuArchitecture}
+_REPORT = ("evidence", "attestation_report", "attestationReport")
+_CHAIN = ("certificate", "cert_chain", "attestation_cert_chain", "attestationCertificateChain")
+"""What tools call a device's report and its certificates; the first is NVIDIA's SDK."""
 _LISTS = ("evidences", "evidence_list")
 """Where tools of NVIDIA's put the list into an object: what was collected, and what is sent to its service."""
 
@@ -96,10 +99,10 @@ def digest(evidence: Sequence[GpuEvidence]) -> bytes:
 def _device(item: object, place: int, chain_data: bytes | None) -> GpuEvidence:
     if not isinstance(item, dict):
         raise _unreadable(f"device {place} of the evidence is no JSON object")
-    report = _text(item, "evidence", place, limit=4 * spdm.MAX_REPORT_BYTES)
+    report = _first(item, _REPORT, place, limit=4 * spdm.MAX_REPORT_BYTES)
     if report is None:
         raise _unreadable(f"device {place} of the evidence has no member `evidence`")
-    certificate = _text(item, "certificate", place, limit=4 * chain.MAX_CHAIN_BYTES)
+    certificate = _first(item, _CHAIN, place, limit=4 * chain.MAX_CHAIN_BYTES)
     pem = certificate.encode() if certificate is not None else chain_data
     if pem is None:
         raise GpuError(_R.GPU_CHAIN_UNREADABLE, f"device {place} of the evidence has no member `certificate`")
@@ -121,11 +124,19 @@ def _stated(item: dict[str, Any], place: int) -> Stated:
     return Stated(
         architecture=_ARCHITECTURES[arch.upper()] if arch is not None else None,
         nonce=stated_nonce,
-        driver_version=_text(item, "driver_version", place),
-        vbios_version=_text(item, "vbios_version", place),
+        driver_version=_first(item, ("driver_version", "driverVersion"), place, MAX_TEXT),
+        vbios_version=_first(item, ("vbios_version", "vbiosVersion"), place, MAX_TEXT),
         uuid=_text(item, "uuid", place),
         devtools=devtools,
     )
+
+
+def _first(item: dict[str, Any], names: Sequence[str], place: int, limit: int) -> str | None:
+    """The one member that is there under one of these names; raises GpuError where there are two."""
+    found = [text for name in names if (text := _text(item, name, place, limit)) is not None]
+    if len(found) > 1:
+        raise _unreadable(f"device {place} of the evidence has the same member under two names")
+    return found[0] if found else None
 
 
 def _text(item: dict[str, Any], name: str, place: int, limit: int = MAX_TEXT) -> str | None:

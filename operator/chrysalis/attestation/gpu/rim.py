@@ -42,7 +42,7 @@ _R = GpuReason
 
 
 def digest(data: bytes, *, at: datetime | None, root_sha256: str = NVIDIA_RIM_ROOT_SHA256) -> GpuReferenceValues:
-    """Check a RIM and take its active measurements; raises GpuError.
+    """Check a RIM (SWID, or the RIM service's JSON around it) and take its active measurements; raises GpuError.
 
     1. Form: bounded XML without a document type, a SWID tag with one Meta, one Payload and one Signature.
     2. Signer: its certificates lead, in order, to the trusted RIM root, and are valid at the stated time; without a time,
@@ -50,10 +50,29 @@ def digest(data: bytes, *, at: datetime | None, root_sha256: str = NVIDIA_RIM_RO
     3. Signature: ECDSA with SHA-384 over the whole tag.
     4. Values: of every active measurement, as many alternatives as are stated, each of the stated size.
     """
+    data = unwrapped(data)
     tag = _parse(data)
     signer, expires = _signer(tag, at, root_sha256)
     signed = _verified(data, signer)
     return _values(signed, expires)
+
+
+def unwrapped(data: bytes) -> bytes:
+    """The SWID tag, out of the RIM service's answer {"id", "rim": base64, "sha256"} where it is in one, without padding; raises
+    GpuError (RimMalformed)."""
+    if len(data) > 2 * MAX_RIM_BYTES:
+        raise _malformed(f"the RIM has {len(data)} bytes; at most {MAX_RIM_BYTES} are read")
+    data = data.removeprefix(b"\xef\xbb\xbf").rstrip(b"\0").strip()
+    if not data.startswith(b"{"):
+        return data
+    try:
+        answer = json.loads(data)
+        tag, stated = base64.b64decode(answer["rim"], validate=True), answer.get("sha256")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _malformed("the RIM is JSON, but not the RIM service's answer", f"{type(error).__name__}: {error}"[:200]) from error
+    if stated is not None and stated != hashlib.sha256(tag).hexdigest():
+        raise _malformed("the RIM is not the one whose SHA-256 the RIM service's answer states")
+    return tag
 
 
 def root_digest(der: bytes) -> str:

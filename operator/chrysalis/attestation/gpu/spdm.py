@@ -40,7 +40,7 @@ RAW = 0x80
 PDI_BYTES = 8
 SWITCH_GPU_PLACES = 8
 
-_TEXT = re.compile(rb"[0-9A-Za-z+/=_\s-]+")
+_TEXT = re.compile(rb"[0-9A-Za-z+/=:,\s]+")
 
 
 class Field(IntEnum):
@@ -274,11 +274,11 @@ def _pdis(value: bytes, field: Field) -> list[bytes]:
 
 
 def _from_text(data: bytes) -> bytes:
-    """A report out of text: hexadecimal (with or without 0x) or base64, broken into lines anywhere."""
+    """A report out of text: hexadecimal (with or without 0x, pairs apart or not) or base64, broken into lines anywhere."""
     text = data.removeprefix(b"\xef\xbb\xbf").strip().strip(b"\0").strip()
     if not text or _TEXT.fullmatch(text) is None:
         raise _unreadable("the report is neither an SPDM report nor hexadecimal or base64 text of one")
-    compact = b"".join(text.split())
+    compact = b"".join(text.replace(b":", b"").replace(b",", b"").split())
     digits = compact[2:] if compact[:2] in (b"0x", b"0X") else compact
     try:
         raw = bytes.fromhex(digits.decode("ascii"))
