@@ -112,6 +112,32 @@ def test_a_new_version_of_the_key_is_a_new_record(world: World) -> None:
     assert world.deps.store.release_counts(result) == {("acme", 1, "Released"): 1, ("acme", 2, "Released"): 1}
 
 
+def test_a_change_in_the_last_moment_counts(world: World, reasons: Reasons) -> None:
+    """What changes between the check and the record in the audit log is seen: nothing leaves under what has ended."""
+    for change, reason in (
+        (_revoked, "ResultRevoked"),
+        (_new_policy, "PolicyChanged"),
+        (_record(isolation=["NodeTD"]), "IsolationNotAllowed"),
+    ):
+        result = accepted(world)
+        results = world.deps.results
+        decrypt = results._encryption.decrypt
+        world_release, done = world.release, []
+
+        def late(*arguments: Any, change: Any = change, result: str = result, done: list[int] = done, decrypt: Any = decrypt) -> Any:
+            if not done:
+                done.append(1)
+                world.release = lambda *_: None  # the change's own last step is not wanted here
+                change(world, result)
+            return decrypt(*arguments)
+
+        results._encryption.decrypt = late
+        answer = world_release("acme", result)
+        results._encryption.decrypt, world.release = decrypt, world_release
+        assert reasons(answer) == [reason]
+        assert world.deps.store.result(result).released_at is None
+
+
 def test_refusals_of_one_result_do_not_fill_the_log(world: World, reasons: Reasons) -> None:
     result = accepted(world)
     world.clock.advance(600)

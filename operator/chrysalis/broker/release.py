@@ -23,6 +23,8 @@ from chrysalis.wire.ear import Ear
 
 log = logging.getLogger(__name__)
 ATTEST_AGAIN = "attest again and ask with the new result"
+ATTEMPTS = 3
+"""How often a release is checked when what it rests on changes under it."""
 REVOKED_BY_OWNER = "RevokedByOwner"
 """The word that stands in a result which its owner revoked; other results name why their evidence is refused by now."""
 
@@ -50,6 +52,14 @@ class Results:
 
         The request needs no credential: whoever asks, only the attested domain can open the answer.  Raises BrokerError.
         """
+        for _ in range(ATTEMPTS):
+            answer = self._release(key_id, request)
+            if answer is not None:
+                return answer
+        raise BrokerError(BrokerReason.BUSY, "the key record or its policy change faster than they are checked", "try again in a second")
+
+    def _release(self, key_id: str, request: ReleaseRequest) -> WrappedKey | None:
+        """One attempt; None when what it was checked against has changed before it was in the audit log."""
         stored, result = self._store.key(key_id), self._store.result(request.result_id)
         now = unix(self._clock.now())
         try:
@@ -87,7 +97,9 @@ class Results:
             "hpke": token.keys.hpke,
             "podUID": result.pod_uid,
         }
-        self._store.record_release(result.result_id, key_id, stored.version, now, document)  # 5
+        versions = (stored.version, token.result.policy_version)
+        if not self._store.record_release(result.result_id, key_id, versions, stored.owner, token.result.policy_name, now, document):  # 5
+            return None
         self._metrics.releases.labels("released", "").inc()
         log.info("key released", extra={"event": "KeyReleased", "result": result.result_id})
         return WrappedKey(  # 6

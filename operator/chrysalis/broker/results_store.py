@@ -33,6 +33,8 @@ RELEASED = "Released"
 # Built once, because every attestation or release runs them.
 _SPENT = select(spent_nonces.c.nonce).where(spent_nonces.c.nonce == bindparam("nonce"), spent_nonces.c.expires_at > bindparam("now"))
 _EXPIRED_NONCES = delete(spent_nonces).where(spent_nonces.c.expires_at <= bindparam("now"))
+_RELEASABLE = select(results.c.released_at, results.c.revoked_at).where(results.c.result_id == bindparam("result_id"))
+_RELEASED = update(results).where(results.c.result_id == bindparam("id")).values(released_at=bindparam("at"), changed=bindparam("number"))
 _RESULT = select(results).where(results.c.result_id == bindparam("result_id"))
 
 
@@ -250,23 +252,28 @@ class ResultsRoom(Room):
 
     # Releases
 
-    def record_release(self, result_id: str, key_id: str, key_version: int, now: int, document: dict[str, Any]) -> None:
+    def record_release(
+        self, result_id: str, key_id: str, versions: tuple[int, int], owner: str, policy_name: str, now: int, document: dict[str, Any]
+    ) -> bool:
         """Mark a result as having got its key, before the key leaves; the audit log gets a record the first time.
 
+        versions: of the key record and of the owner's policy that the release was checked against.  False, and nothing is
+        written, when they are not the newest any more or the result was revoked meanwhile: then it is to be checked again.
         The same result that asks for the same version of the key again is counted, not written down again: it can ask
         without end, and can only ever learn the same key.
         """
 
-        def write(db: Connection) -> None:
-            c = results.c
-            first = db.execute(select(c.released_at).where(c.result_id == result_id)).scalar_one_or_none() is None
-            if first:
-                changed = count(db, Counter.CHANGES)
-                db.execute(update(results).where(c.result_id == result_id).values(released_at=now, changed=changed))
-            if _count_release(db, result_id, key_id, key_version, RELEASED, now):
+        def write(db: Connection) -> bool:
+            row = db.execute(_RELEASABLE, {"result_id": result_id}).one_or_none()
+            if row is None or row.revoked_at is not None or current_versions(db, key_id, owner, policy_name) != versions:
+                return False
+            if row.released_at is None:
+                db.execute(_RELEASED, {"id": result_id, "at": now, "number": count(db, Counter.CHANGES)})
+            if _count_release(db, result_id, key_id, versions[0], RELEASED, now):
                 audit_store.append(db, now, AuditEvent.KEY_RELEASED, document)
+            return True
 
-        self.database.transact(write)
+        return self.database.transact(write)
 
     def record_refusal(self, result_id: str, key_id: str, key_version: int, now: int, document: dict[str, Any]) -> None:
         """Append the audit record of a refused release, once for each result, version of a key and reason; then count."""
