@@ -71,6 +71,7 @@ def test_accepted_is_zero(run: Run) -> None:
     assert (document["expiresAt"], document["limitedBy"]) == ("2026-12-01T00:00:00Z", "tcbInfo.nextUpdate")
     assert document["measurements"]["mrtd"] == PLATFORM.reference_values()["mrtd"]
     assert document["scope"] == "GenuinenessAndTcb"
+    assert (document["mode"], document["freshness"], document["revocation"]) == ("offline", "NotChecked", "NotChecked")
     assert run(root="root.pem").code == 0
 
 
