@@ -106,6 +106,36 @@ def test_owners(clock: ManualClock) -> None:
         callers(clock).authenticate(f"Bearer {good}")
 
 
+class Reviewer:
+    """Every token is the name of its account."""
+
+    def review(self, token: str) -> str | None:
+        return f"system:serviceaccount:{token}"
+
+
+def test_service_accounts_of_a_tenant_see_its_namespaces_only(clock: ManualClock) -> None:
+    grants = [{"name": "pool:admin", "role": "OwnerAdmin"}, {"name": "pool:reader"}]
+    tenants = [
+        Tenant.model_validate({"name": "a", "owners": ["aa" * 32], "namespaces": ["pool"], "administrators": {"serviceAccounts": grants}}),
+        Tenant.model_validate({"name": "b", "owners": ["bb" * 32], "administrators": {"serviceAccounts": [{"name": "b:reader"}]}}),
+    ]
+    found = Callers(tenants=Tenants(tenants), clock=clock, readers=["system:operator"], reviewer=Reviewer())
+    admin, reader, elsewhere = (found.authenticate(f"Bearer {name}") for name in ("pool:admin", "pool:reader", "b:reader"))
+    assert (admin.readable, admin.changeable) == ({"aa" * 32}, {"aa" * 32})
+    assert (reader.readable, reader.changeable) == ({"aa" * 32}, frozenset())
+    assert admin.sees("aa" * 32, "pool")
+    assert not admin.sees("aa" * 32, "other")  # a claim narrows what is shown,
+    assert not admin.sees("bb" * 32, "pool")  # and never widens it
+    assert not elsewhere.sees("bb" * 32, "pool")  # a tenant without namespaces has none to show
+    operator = found.authenticate("Bearer system:operator")
+    assert operator.sees("aa" * 32, "any")
+    assert operator.sees("", "any")
+    assert not operator.changes("aa" * 32)
+    with pytest.raises(BrokerError) as caught:
+        found.authenticate("Bearer pool:stranger")
+    assert caught.value.reason == BrokerReason.CALLER_NOT_ALLOWED
+
+
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic abc", "Bearer " + "a" * 17_000, "Bearer a.b.c"])
 def test_other_headers(clock: ManualClock, header: str) -> None:
     with pytest.raises(BrokerError) as caught:

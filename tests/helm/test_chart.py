@@ -108,6 +108,7 @@ def test_each_process_reads_its_configuration(helm: str) -> None:
     assert controller.lease.namespace == "chrysalis-system"
     broker = BrokerSettings.model_validate(yaml.safe_load(maps["chrysalis-broker"]["data"]["broker.yaml"]))
     assert [(tenant.name, tenant.owners) for tenant in broker.tenants] == [("acme", ["12" * 32])]
+    assert broker.oidc == []
     assert broker.kubernetes is not None
     assert broker.kubernetes.service_accounts == [f"chrysalis-system:{names.SERVICE_ACCOUNT_OPERATOR}"]
     settler = SettlerSettings.model_validate(yaml.safe_load(maps["chrysalis-operator"]["data"]["settler.yaml"]))
