@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -128,9 +129,14 @@ def _fill(store: Store, fleet: Fleet, number: int) -> None:
     if evidence is None:
         raise RuntimeError("the pattern has no evidence")
     new = NewEvidence(message=evidence.message, collateral=evidence.collateral, at=evidence.at, key_version=evidence.key_version)
-    for index in range(number):
-        members = vars(pattern) | {"result_id": f"fill-{number}-{index}", "released_at": None}
-        store.add_result(StoredResult(**members), new)
+
+    def add(index: int) -> None:
+        members = vars(pattern) | {"result_id": f"fill-{number}-{index}", "released_at": None, "revoked_at": None}
+        store.add_result(StoredResult(**members | {"revoked_reason": None, "revoked_message": None}), new)
+
+    with ThreadPoolExecutor(CLOSED) as pool:  # those that wait together are committed together
+        for _ in pool.map(add, range(number)):
+            pass
 
 
 def _store(fleet: Fleet) -> Store:
