@@ -52,12 +52,12 @@ def opinions(cases: Sequence[Case]) -> list[Opinion]:
     return [Opinion(answer["accepted"], answer["error"]) for answer in _ask([_evidence(case) for case in cases])]
 
 
-def measure(case: Case, repeat: int) -> list[float]:
-    """Microseconds of each of `repeat` verifications inside the Go process; raises RuntimeError if it refuses the case."""
-    (answer,) = _ask([_evidence(case) | {"repeat": repeat}])
+def measure(case: Case, rounds: int, calls: int) -> list[float]:
+    """Microseconds of processor time of a verification, in each of these rounds; raises RuntimeError if it refuses the case."""
+    (answer,) = _ask([_evidence(case) | {"rounds": rounds, "calls": calls}])
     if not answer["accepted"]:
         raise RuntimeError(f"go-tdx-guest refuses what is to be measured: {answer['error']}")
-    return [nanoseconds / 1e3 for nanoseconds in answer["nanoseconds"]]
+    return [nanoseconds / 1e3 for nanoseconds in answer["cpu"]]
 
 
 def _evidence(case: Case) -> dict[str, object]:

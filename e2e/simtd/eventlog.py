@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 VERSION = "1"
@@ -62,11 +63,11 @@ def registers() -> tuple[bytes, bytes, bytes, bytes]:
     return values[0], values[1], values[2], values[3]
 
 
-def tcg2_log() -> bytes:
-    """The log in the TCG2 crypto-agile form, with one SHA-384 digest an event, padded with 0xFF like a firmware table."""
+def tcg2_log(boot: Sequence[BootEvent] = BOOT) -> bytes:
+    """The log of a boot in the TCG2 crypto-agile form, with one SHA-384 digest an event, padded with 0xFF like a firmware table."""
     spec = b"Spec ID Event03\0" + struct.pack("<IBBBBI", 0, 0, 2, 0, 2, 1) + struct.pack("<HH", SHA384, 48) + b"\0"
     log = struct.pack("<II20sI", 1, EV_NO_ACTION, bytes(20), len(spec)) + spec
-    for event in BOOT:
+    for event in boot:
         log += struct.pack("<III", event.rtmr + 1, event.type, 1) + struct.pack("<H", SHA384) + event.digest
         log += struct.pack("<I", len(event.data)) + event.data
     return log + b"\xff" * 64
