@@ -183,8 +183,9 @@ class Load:
 
     async def closed(self, workers: int, each: int) -> Times:
         """Every worker attests again as soon as it is done."""
+        made = await self._evidence(workers * each)
+        evidence = [iter(made[number::workers]) for number in range(workers)]
         async with await self._connect(workers) as connections:
-            evidence = [iter(await self._evidence(connection, each)) for connection in connections.all]
             times = Times()
             began = time.perf_counter()
 
@@ -198,11 +199,11 @@ class Load:
 
     async def open(self, rate: int, seconds: int) -> Times:
         """Attestations begin at fixed times, whether those before are done or not; each time counts from when it was due."""
+        bodies = await self._evidence(rate * seconds)
         async with await self._connect(CLOSED) as connections:
             free: asyncio.Queue[Connection] = asyncio.Queue()
             for connection in connections.all:
                 free.put_nowait(connection)
-            bodies = await self._evidence(connections.all[0], rate * seconds)
             times = Times()
             began = time.perf_counter()
 
@@ -223,13 +224,14 @@ class Load:
             times.whole = time.perf_counter() - began
             return times
 
-    async def _evidence(self, connection: Connection, number: int) -> list[bytes]:
-        """Bodies of POST /v1/attest over challenges of now."""
+    async def _evidence(self, number: int) -> list[bytes]:
+        """Bodies of POST /v1/attest over challenges of now; before the load connects, since a broker drops who says nothing."""
         bodies = []
-        for _ in range(number):
-            nonce = (await connection.ask("/v1/challenge", b""))["nonce"]
-            evidence: Evidence = self._fleet.evidence(nonce, next(self._pods))
-            bodies.append(evidence.model_dump_json(by_alias=True).encode())
+        async with await self._connect(1) as connections:
+            for _ in range(number):
+                nonce = (await connections.all[0].ask("/v1/challenge", b""))["nonce"]
+                evidence: Evidence = self._fleet.evidence(nonce, next(self._pods))
+                bodies.append(evidence.model_dump_json(by_alias=True).encode())
         return bodies
 
     async def _connect(self, number: int) -> Connections:
