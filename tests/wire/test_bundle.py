@@ -10,8 +10,10 @@ from typing import Any
 
 import jsonschema_rs
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from chrysalis.wire.bundle import MAX_BUNDLE_BYTES, BundleFile, canonical, digest, to_bytes
+from chrysalis.wire.bundle import MAX_BUNDLE_BYTES, Bundle, BundleFile, canonical, digest, to_bytes
 from chrysalis.wire.reasons import WireError, WireReason
 
 Document = dict[str, Any]
@@ -84,3 +86,21 @@ def test_a_file_over_the_bound_is_not_parsed() -> None:
     with pytest.raises(WireError) as refused:
         BundleFile.read(b" " * MAX_BUNDLE_BYTES)
     assert refused.value.reason == WireReason.BUNDLE_MALFORMED
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(sorted(Bundle.model_json_schema()["properties"])), inner),
+    max_leaves=12,
+)
+
+
+@given(st.binary(max_size=2048) | JSON_VALUES.map(lambda value: json.dumps(value).encode() + b"\n"))
+@settings(max_examples=300, deadline=1000)
+def test_whatever_is_read_is_a_bundle_or_refused_with_a_reason(file: bytes) -> None:
+    error = None
+    try:
+        assert to_bytes(BundleFile.read(file).bundle) == file
+    except WireError as refused:
+        error = refused
+    assert error is None or (error.reason == WireReason.BUNDLE_MALFORMED and len(error.detail) <= 1024)
