@@ -202,4 +202,5 @@ def test_the_key_set_is_public(world: World) -> None:
     assert len({key["kid"] for key in keys}) == len(keys)
     assert {key["use"] for key in keys} == {"sig"}
     assert not [key for key in keys if "d" in key]  # never a private half
-    assert "EdDSA" in {key["alg"] for key in keys}
+    assert (keys[0]["kty"], keys[0]["crv"], keys[0]["alg"]) == ("OKP", "Ed25519", "EdDSA")
+    assert len(keys) == 3  # the pinned one, the one that signs, and the next

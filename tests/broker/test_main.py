@@ -24,8 +24,8 @@ from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.clock import ManualClock
 from chrysalis.receipts import jws
 from chrysalis.sealing import hpke
-from chrysalis.wire import owner_token
-from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, ReleaseRequest, ResultView
+from chrysalis.wire import dsse, owner_token
+from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, PAYLOAD_POLICY, ReleaseRequest, ResultView
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.reasons import Refused, WireError, WireReason
 
@@ -79,6 +79,11 @@ def test_the_client_goes_the_whole_way(world: World, running: Running) -> None:
         assert (await client.result(result.result_id)).key_released_at is not None
         assert await client.results(namespace="pool", worker="w", after=result.result_id) == []
         await client.put_key("acme", world.acme.sign(PAYLOAD_KEY_RECORD, world.acme.record(version=2)))
+        record, policy, audit = await client.key("acme"), await client.policy("workers"), await client.audit(limit=1000)
+        assert (record.key_id, record.version, policy.name, policy.version) == ("acme", 2, "workers", 1)
+        assert dsse.verify(policy.envelope, PAYLOAD_POLICY, [world.acme.public])
+        assert audit.links[-1].event == "KeyStored"
+        assert (audit.head, audit.head_hash) == (audit.links[-1].seq, audit.links[-1].hash)
         assert (await client.jwks())["keys"][0]["x"] == jws.b64u(world.deps.keys.ear_public)
         assert await client.healthy()
         return await client.results(pod_uid="uid-1", limit=5)

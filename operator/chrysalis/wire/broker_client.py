@@ -30,6 +30,7 @@ from chrysalis.wire.broker import (
     WrappedKey,
 )
 from chrysalis.wire.broker_evidence import BrokerEvidence
+from chrysalis.wire.broker_views import AuditList, KeyRecordView, PolicyView
 from chrysalis.wire.changes import PolicySimulation, ResultChanges
 from chrysalis.wire.pinning import pinned_context
 from chrysalis.wire.reasons import Refused, WireError, WireReason
@@ -102,6 +103,18 @@ class BrokerClient:
     async def put_policy(self, name: str, envelope: Envelope) -> None:
         """Store a policy of a higher version; envelope.payload is a wire.broker.SignedPolicy in JSON, signed by its owner."""
         await self._send("PUT", f"/v1/policies/{_label(name)}", body=envelope)
+
+    async def key(self, key_id: str) -> KeyRecordView:
+        """A key record without its key; raises Refused with status 404 where there is none that this caller may see."""
+        return await self._ask(KeyRecordView, "GET", f"/v1/keys/{_label(key_id)}")
+
+    async def policy(self, name: str, *, owner: str = "") -> PolicyView:
+        """The policy in force, with its owner's envelope; owner (hex) where the caller sees several owners' of one name."""
+        return await self._ask(PolicyView, "GET", f"/v1/policies/{_label(name)}", query={"owner": owner} if owner else {})
+
+    async def audit(self, *, after: int = 0, limit: int = 100) -> AuditList:
+        """The next links of the audit log; for owners and administrators in role OwnerAdmin."""
+        return await self._ask(AuditList, "GET", "/v1/audit", query={"after": str(after), "limit": str(limit)})
 
     async def results(
         self, *, namespace: str = "", worker: str = "", pod_uid: str = "", verdict: str = "", after: str = "", limit: int = 100
