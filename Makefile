@@ -15,9 +15,9 @@ types: setup  ## mypy, strict
 layers: setup ## import-linter: who may import whom
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as c; c()'
 unit: setup   ## the fast loop: everything that needs no cluster, network or TVM
-	@$(PY) -m pytest -q tests -m "not (tvm or triton or cluster or postgres or fault or fuzz or opinions or bench)"
+	@$(PY) -m pytest -q tests -m "not (tvm or triton or cluster or postgres or vault or fault or fuzz or opinions or bench)"
 programs: setup  ## build the cluster's programs and the images, where the cache lacks them (minutes)
-	@$(PY) -m e2e.cluster build && $(PY) -m e2e.images >/dev/null && $(PY) -m e2e.opinions.gotdx >/dev/null
+	@$(PY) -m e2e.cluster build && $(PY) -m e2e.images >/dev/null && $(PY) -m e2e.vault >/dev/null && $(PY) -m e2e.opinions.gotdx >/dev/null
 test: lint types layers programs  ## everything, on the real cluster and the real TVM
 	@$(PY) -m pytest tests e2e/tests -m "not (sweep or bench)"
 test-faults: setup  ## kill -9 at every named point, then at points of SEED, SEED+1, … (SEEDS many)
