@@ -1,0 +1,89 @@
+"""Where the database is, and what a broker says when it cannot be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
+
+from chrysalis.broker.database import Database
+from chrysalis.broker.database_settings import DatabaseSettings, url_of
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+
+SERVER = "postgresql+psycopg://broker@db:5432/chrysalis?sslmode=verify-full"
+
+
+def test_without_settings_it_is_a_file_in_the_state_folder(tmp_path: Path) -> None:
+    url = url_of(None, tmp_path)
+    assert url.drivername == "sqlite"
+    assert url.database == str(tmp_path / "broker.db")
+
+
+def test_the_password_comes_from_a_file(tmp_path: Path) -> None:
+    secret = tmp_path / "password"
+    secret.write_text("s3cret\n")
+    settings = DatabaseSettings.model_validate({"url": SERVER, "passwordFile": secret})
+    url = url_of(settings, tmp_path)
+    assert url.password == "s3cret"
+    assert "s3cret" not in str(url)  # as it stands in messages
+    assert url.query["sslmode"] == "verify-full"
+    assert url_of(DatabaseSettings(url=SERVER), tmp_path).password is None
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg://broker:secret@db/chrysalis",
+        "postgresql+psycopg://broker@db/chrysalis?password=secret",
+        "mysql://db/chrysalis",
+        "postgresql://db/chrysalis",
+        "nothing",
+    ],
+)
+def test_urls_that_are_not_taken(url: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        DatabaseSettings(url=url)
+    assert "secret" not in str(caught.value.errors(include_input=False))
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe", b"x" * 5000])
+def test_a_password_file_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> None:
+    secret = tmp_path / "password"
+    if content is not None:
+        secret.write_bytes(content)
+    with pytest.raises(BrokerError) as caught:
+        DatabaseSettings(url=SERVER, password_file=secret).resolve()
+    assert caught.value.reason == BrokerReason.SETTINGS_INVALID
+
+
+def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
+    with pytest.raises(BrokerError) as caught:
+        Database(f"postgresql+psycopg://broker@/none?host={tmp_path}")
+    assert caught.value.reason == BrokerReason.DATABASE_UNAVAILABLE
+    assert caught.value.remedy
+
+
+def test_what_helps_once_is_tried_again(database_url: str) -> None:
+    database = Database(database_url)
+    tries: list[int] = []
+
+    def work(_: object) -> str:
+        tries.append(1)
+        if len(tries) < 3:
+            raise OperationalError("statement", {}, Exception("database is locked"))
+        return "done"
+
+    assert database.transact(work) == "done"
+    assert len(tries) == 3
+
+    def never(_: object) -> None:
+        tries.append(1)
+        raise OperationalError("statement", {}, Exception("no such table"))
+
+    tries.clear()
+    with pytest.raises(OperationalError):
+        database.transact(never)
+    assert len(tries) == 1
+    database.close()
