@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench import Row
 
-AREAS = ("verify", "gpu", "contract", "gateway", "admit", "broker")
+AREAS = ("verify", "attest", "gpu", "contract", "gateway", "admit", "broker", "mutation")
 RESULTS = Path("bench-results.json")
 
 

@@ -11,7 +11,17 @@ from bench import __main__ as program
 from bench.admit import HTTP_PORT, phases, plain_argv
 from chrysalis_worker.supervisor import ServerCommand
 
-REQUIRED = {"verify.real-quote", "gateway.minilm", "admit.single", "contract.commit", "contract.claim", "attest.gpu"}
+REQUIRED = {
+    "verify.real-quote",
+    "attest.go-tdx-guest",
+    "attest.event-log",
+    "mutation.killed",
+    "gateway.minilm",
+    "admit.single",
+    "contract.commit",
+    "contract.claim",
+    "attest.gpu",
+}
 
 
 @pytest.mark.parametrize("area", program.AREAS)
