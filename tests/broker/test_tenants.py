@@ -97,6 +97,11 @@ def test_another_tenants_result_releases_nothing(world: World, reasons: Reasons)
     assert world.release("rival", result).status_code == 200  # the twin
 
 
+def test_who_has_no_result_does_not_learn_which_keys_there_are(world: World) -> None:
+    there, absent = world.release("acme", "nothing"), world.release("absent", "nothing")
+    assert (there.status_code, there.content) == (absent.status_code, absent.content)
+
+
 def test_another_tenants_names_cannot_be_taken(world: World, reasons: Reasons) -> None:
     record = world.rival.record(key_id="acme", version=9)
     assert reasons(world.put("/v1/keys/acme", world.rival.sign(PAYLOAD_KEY_RECORD, record))) == ["OwnerMismatch"]

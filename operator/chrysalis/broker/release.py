@@ -63,10 +63,10 @@ class Results:
         stored, result = self._store.key(key_id), self._store.result(request.result_id)
         now = unix(self._clock.now())
         try:
-            if stored is None:  # 1
-                raise BrokerError(BrokerReason.KEY_UNKNOWN, f"there is no key record {key_id!r}", "let the model's owner store it")
-            if result is None:
+            if result is None:  # 1; first, so that a stranger without a result does not learn which keys there are
                 raise BrokerError(BrokerReason.RESULT_UNKNOWN, "there is no such result", ATTEST_AGAIN)
+            if stored is None:
+                raise BrokerError(BrokerReason.KEY_UNKNOWN, f"there is no key record {key_id!r}", "let the model's owner store it")
             token = self._check(stored, result, now)
             info = hpke.model_key_info(key_id, token.result.model_digest, result.result_id)
             secret = self._encryption.decrypt(stored.sealed_key, key_context(key_id, stored.owner))
