@@ -246,7 +246,10 @@ def _tests(folder: Path, words: set[str], entries: dict[tuple[str, str], Entry])
             continue
         text = path.read_text()
         named = set(re.findall(r"\b[A-Z][A-Za-z0-9]+\b", text)) & words
-        named |= {members[name] for name in re.findall(r"\b\w+Reason\.[A-Z0-9_]+\b", text) if name in members}
+        aliases = {alias: enum for enum, alias in re.findall(r"(\w*Reason) as (\w+)", text)}
+        aliases |= dict(re.findall(r"^(\w+) = (\w*Reason)$", text, re.MULTILINE))
+        used = {f"{aliases.get(owner, owner)}.{member}" for owner, member in re.findall(r"\b(\w+)\.([A-Z0-9_]+)\b", text)}
+        named |= {members[name] for name in used if name in members}
         for word in named:
             found.setdefault(word, []).append(path.relative_to(folder.parent).as_posix())
     return found
