@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from chrysalis.attestation import appraisal
 from chrysalis.cli import reasons_doc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,3 +42,17 @@ def test_what_is_found(entries: list[reasons_doc.Entry]) -> None:
 def test_a_module_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert reasons_doc.main([]) == 2
     assert "usage" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["attestation.md", "reasons.md"])
+def test_links_lead_somewhere(name: str) -> None:
+    text = (ROOT / "docs" / name).read_text()
+    links = re.findall(r"\]\(([^)#\s]+)\)", text)
+    assert links
+    assert [link for link in links if not link.startswith("http") and not (ROOT / "docs" / link).exists()] == []
+
+
+def test_the_steps_of_the_document_are_those_of_the_code() -> None:
+    steps = re.findall(r"^\| (\d+) (\w+)", (ROOT / "docs" / "attestation.md").read_text(), re.MULTILINE)
+    code = re.findall(r"^    (\d+)\. (\w+)", appraisal.appraise.__doc__ or "", re.MULTILINE)
+    assert [number for number, _ in steps] == [number for number, _ in code] == [str(number) for number in range(1, 13)]
