@@ -194,9 +194,9 @@ class SimulatedGpus:
         """The root under which these RIMs are signed."""
         return self.certificates["rim-root"].public_bytes(serialization.Encoding.DER)
 
-    def device(self, architecture: str = HOPPER) -> SimulatedDevice:
-        """A new device with an identity of its own."""
-        chip = CHIPS[architecture]
+    def device(self, architecture: str = HOPPER, chip: str = "") -> SimulatedDevice:
+        """A new device with an identity of its own; chip: another name than its architecture's in the certificates."""
+        chip = chip or CHIPS[architecture]
         keys = [ec.generate_private_key(ec.SECP384R1()) for _ in range(4)]
         root, root_key = self.certificates["root"], self.keys["root"]
         fwid = hashlib.sha384(f"Simulated {chip} firmware".encode()).digest()

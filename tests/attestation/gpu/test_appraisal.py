@@ -97,6 +97,10 @@ ROWS: dict[str, tuple[str, Row]] = {
     "stated VBIOS": ("GpuClaimMismatch", _stated(vbios_version="96.00.A5.00.02")),
     "devtools, says the driver": ("GpuDevtoolsMode", _stated(devtools=True)),
     "devtools, say the measurements": ("GpuMeasurementMismatch", _shaped(devtools=True)),
+    "architecture unknown": (
+        "GpuArchitectureNotAllowed",
+        lambda world: world.judge([dataclasses.replace(world.evidence(world.vendor.device(chip="TU102")), stated=Stated())]),
+    ),
     "architecture": ("GpuArchitectureNotAllowed", _ruled(architectures=["Blackwell"])),
     "no architecture": ("GpuArchitectureNotAllowed", _ruled(architectures=[])),
     "driver": ("GpuDriverNotAllowed", _ruled(driverVersions=["590.13"])),
@@ -163,7 +167,7 @@ def test_the_twin_of_every_row_is_accepted(world: World) -> None:
         "On",
         "Hopper",
     )
-    assert facts.firmware_id_matched is True
+    assert (facts.firmware_id, facts.firmware_id_matched) == (world.hopper[0].fwid.hex(), True)
     assert verdict.limited_by == "gpuCertificate.notAfter"
 
 
