@@ -47,7 +47,12 @@ CAUSES = {
     "Wording": "only what a person reads changes",
 }
 MODULES = {
-    "chrysalis.attestation.appraisal": ("attestation/test_appraisal", "attestation/test_refusals", "attestation/test_library_gaps"),
+    "chrysalis.attestation.appraisal": (
+        "attestation/test_mutants_appraisal",
+        "attestation/test_appraisal",
+        "attestation/test_refusals",
+        "attestation/test_library_gaps",
+    ),
     "chrysalis.attestation.rules": ("attestation/test_policy_rules", "attestation/test_appraisal"),
     "chrysalis.attestation.domain": ("attestation/test_refusals",),
     "chrysalis.attestation.genuineness": (

@@ -1,0 +1,30 @@
+"""What mutants of the appraisal showed to be untested: which reasons are left out where little can be established."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from chrysalis.attestation.verdict import Verdict
+from e2e.simtd import pki
+from e2e.simtd.pki import SimulatedPlatform
+
+
+def test_a_platform_that_cannot_be_read_is_not_called_a_wrong_one(
+    judge: Callable[..., Verdict], platform: SimulatedPlatform, policy_document: dict[str, Any], reasons: Callable[[Verdict], list[str]]
+) -> None:
+    wrong = policy_document | {"tdx": policy_document["tdx"] | {"fmspcs": ["0" * 12]}}
+    assert "FmspcNotAllowed" in reasons(judge(document=wrong))
+    chain = pki.pem(platform.certificates["tcb"], platform.certificates["root"])  # a leaf without the extension that names the platform
+    verdict = judge(document=wrong, quote=platform.quote(bytes(range(64)), chain=chain))
+    assert not verdict.accepted
+    assert verdict.fmspc is None
+    assert "FmspcNotAllowed" not in reasons(verdict)
+
+
+def test_attributes_that_break_two_rules_are_told_once(
+    judge: Callable[..., Verdict], platform: SimulatedPlatform, reasons: Callable[[Verdict], list[str]]
+) -> None:
+    reserved = (int.from_bytes(pki.TD_ATTRIBUTES, "little") | 1 << 40).to_bytes(8, "little")
+    told = reasons(judge(quote=platform.quote(bytes(range(64)), td_attributes=reserved)))
+    assert told.count("TdAttributesNotAllowed") == 1
