@@ -14,6 +14,8 @@ from e2e.pccs.answers import TCB, Asked
 from e2e.simtd.pki import EVALUATION_DATA_NUMBER, UP_TO_DATE, CollateralShape, SimulatedPlatform
 
 Bundle = Mapping[str, str]
+ISSUED_BEFORE = timedelta(seconds=30)
+"""An issue made on request is a little older than the request, which began before it."""
 EARLY_AHEAD = 1
 """How far the early channel's evaluation data number is ahead of the standard one."""
 
@@ -43,7 +45,7 @@ class SimulatedSource:
             shape = CollateralShape(**(vars(shape) | {"evaluation_data_number": EVALUATION_DATA_NUMBER + EARLY_AHEAD}))
         now = self.clock.now().replace(microsecond=0)
         if self.valid is not None:
-            return self.platform.documents(now - back, replace(shape, period=self.valid))
+            return self.platform.documents(now - ISSUED_BEFORE - back, replace(shape, period=self.valid + ISSUED_BEFORE))
         found: dict[str, str] = json.loads(self.platform.collateral(now - back, shape))
         return found
 
