@@ -35,6 +35,13 @@ _SPENT = select(spent_nonces.c.nonce).where(spent_nonces.c.nonce == bindparam("n
 _EXPIRED_NONCES = delete(spent_nonces).where(spent_nonces.c.expires_at <= bindparam("now"))
 _RELEASABLE = select(results.c.released_at, results.c.revoked_at).where(results.c.result_id == bindparam("result_id"))
 _RELEASED = update(results).where(results.c.result_id == bindparam("id")).values(released_at=bindparam("at"), changed=bindparam("number"))
+_REVOKED = (
+    update(results)
+    .where(results.c.result_id == bindparam("id"), results.c.revoked_at.is_(None))
+    .values(
+        revoked_at=bindparam("at"), revoked_reason=bindparam("reason"), revoked_message=bindparam("message"), changed=bindparam("number")
+    )
+)
 _RESULT = select(results).where(results.c.result_id == bindparam("result_id"))
 
 
@@ -374,20 +381,11 @@ def _count_release(db: Connection, result_id: str, key_id: str, key_version: int
 
 
 def _revoke(db: Connection, revocations: Sequence[Revocation], now: int) -> int:
-    c = results.c
     documents: list[dict[str, Any]] = []
-    for revocation in revocations:
-        ended = (
-            update(results)
-            .where(c.result_id == revocation.result_id, c.revoked_at.is_(None))
-            .values(
-                revoked_at=now,
-                revoked_reason=revocation.reason,
-                revoked_message=revocation.message,
-                changed=count(db, Counter.CHANGES),
-            )
-        )
-        if db.execute(ended).rowcount:
+    first = count(db, Counter.CHANGES, len(revocations)) - len(revocations) + 1
+    for number, revocation in enumerate(revocations, first):  # a number that is not used does no harm
+        ended = {"id": revocation.result_id, "at": now, "reason": revocation.reason, "message": revocation.message, "number": number}
+        if db.execute(_REVOKED, ended).rowcount:
             documents.append(revocation.document)
     audit_store.append(db, now, AuditEvent.RESULT_REVOKED, *documents)
     return len(documents)
