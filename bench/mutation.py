@@ -60,7 +60,7 @@ MODULES = {
         "attestation/test_enclave_gaps",
         "attestation/test_library_gaps",
     ),
-    "chrysalis.attestation.binding": ("attestation/test_binding",),
+    "chrysalis.attestation.binding": ("attestation/test_binding", "attestation/test_mutants_binding"),
     "chrysalis.attestation.policy_file": ("attestation/test_policy_file", "attestation/test_mutants_policy_file"),
     "chrysalis.api.policy": ("attestation/test_policy_rules", "api/test_crd", "attestation/test_lint"),
 }

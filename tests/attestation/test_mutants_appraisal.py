@@ -28,3 +28,21 @@ def test_attributes_that_break_two_rules_are_told_once(
     reserved = (int.from_bytes(pki.TD_ATTRIBUTES, "little") | 1 << 40).to_bytes(8, "little")
     told = reasons(judge(quote=platform.quote(bytes(range(64)), td_attributes=reserved)))
     assert told.count("TdAttributesNotAllowed") == 1
+
+
+def test_the_platform_is_told_where_only_the_signature_is_wrong(
+    judge: Callable[..., Verdict], platform: SimulatedPlatform, reasons: Callable[[Verdict], list[str]]
+) -> None:
+    quote = bytearray(platform.quote(bytes(range(64))))
+    quote[200] ^= 1
+    verdict = judge(quote=bytes(quote))
+    assert "SignatureInvalid" in reasons(verdict)
+    assert verdict.fmspc == pki.FMSPC.hex().upper()
+
+
+def test_measurements_are_judged_beside_a_wrong_initdata(
+    judge: Callable[..., Verdict], platform: SimulatedPlatform, reasons: Callable[[Verdict], list[str]]
+) -> None:
+    told = reasons(judge(quote=platform.quote(bytes(range(64)), mrtd=bytes(48))))
+    assert "InitdataMismatch" in told
+    assert any(reason.startswith("Measurement") for reason in told)
