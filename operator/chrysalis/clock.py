@@ -47,6 +47,10 @@ class ManualClock:
         self._at = datetime.fromtimestamp(self._at.timestamp() + seconds, UTC)
         self._monotonic += seconds
 
+    def set_back(self, seconds: float) -> None:
+        """Move the wall clock back, as an administrator may; the monotonic one goes on."""
+        self._at = datetime.fromtimestamp(self._at.timestamp() - seconds, UTC)
+
 
 def unix(at: datetime) -> int:
     """Whole Unix seconds of an aware time, rounded down."""

@@ -33,7 +33,7 @@ def test_the_whole_way(world: World) -> None:
     assert token.keys == domain.keys
     assert token.cnf.spki_sha256 == domain.tls_spki.hex()
     assert token.submods["tdx"].status == "contraindicated"  # simulated: never affirming
-    assert token.submods["tdx"].vector["hardware"] == 32
+    assert token.submods["tdx"].vector["hardware"] == 97
     assert (token.result.policy_name, token.result.policy_version) == ("workers", 1)
     assert token.result.policy_owner == world.acme.public.hex()
 
@@ -80,7 +80,7 @@ def _expired(world: World) -> Any:
 def _future(world: World) -> Any:
     world.clock.advance(60)
     evidence = world.domain(world.acme).evidence()
-    world.clock.advance(-30)
+    world.clock.set_back(30)
     return world.post("/v1/attest", evidence)
 
 
