@@ -296,3 +296,32 @@ def test_a_new_revocation_list_revokes_at_once(world: World) -> None:
     world.deps.collateral.refresh()
     assert world.deps.reappraiser.work() == 1
     assert view(world, mine)["revokedReason"] == "CertificateRevoked"
+
+
+@pytest.mark.parametrize("moment", ["before the release", "while it is checked"])
+def test_no_key_leaves_between_a_change_and_its_sweep(world: World, reasons: Reasons, moment: str) -> None:
+    """A new revocation list is stored; nobody has come to judge the living results again yet."""
+    mine = accepted(world)
+    world.clock.advance(60)
+    world.pccs.shown = Collateral.from_json(world.platform.collateral(world.clock.now(), CollateralShape(revoked=("pck",))))
+    with world.deps.store.database.writing() as db:
+        db.execute(text("UPDATE collateral_documents SET next_attempt_at = 0"))
+    decrypt = world.deps.results._encryption.decrypt
+    if moment == "before the release":
+        world.deps.collateral.refresh()
+    else:
+        world.deps.results._encryption.decrypt = lambda *arguments: world.deps.collateral.refresh() or decrypt(*arguments)
+    answer = world.release("acme", mine)
+    world.deps.results._encryption.decrypt = decrypt
+    assert reasons(answer) == ["ResultRevoked"]
+    assert "CertificateRevoked" in answer.json()["detail"]
+    assert world.deps.store.result(mine).released_at is None
+    assert view(world, mine)["revokedReason"] == "CertificateRevoked"
+    assert world.deps.reappraiser.work() == 0
+
+
+def test_a_key_leaves_before_a_sweep_that_would_change_nothing(world: World) -> None:
+    mine = accepted(world)
+    world.deps.store.request_reappraisal(Cause.COLLATERAL_CHANGED, 0)
+    assert world.release("acme", mine).status_code == 200
+    assert world.deps.store.pending_sweeps() == 1

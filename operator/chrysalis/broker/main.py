@@ -99,7 +99,7 @@ def assemble(
             metrics=metrics,
             tenants=tenants,
         ),
-        results=Results(store=store, records=records, encryption=encryption, keys=keys, clock=clock, metrics=metrics),
+        results=Results(store=store, judge=judge, records=records, encryption=encryption, keys=keys, clock=clock, metrics=metrics),
         records=records,
         references=references,
         own_evidence=own_evidence,

@@ -19,7 +19,7 @@ from chrysalis.api.policy import SignedPolicy
 from chrysalis.broker.judging import Case, Judge
 from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.store import Revocation, Store, StoredEvidence, Sweep
+from chrysalis.broker.store import Cause, Revocation, Store, StoredEvidence, Sweep
 from chrysalis.clock import Clock, from_unix, unix
 from chrysalis.wire.broker import Evidence, NamedReason
 
@@ -84,19 +84,26 @@ class Reappraiser:
     def _revocations(self, sweep: Sweep, result_ids: list[str]) -> Iterator[Revocation]:
         found = {stored.result_id: stored for stored in self._store.evidence_of(result_ids)}
         for result_id in result_ids:
-            stored = found.get(result_id)
-            reasons = [UNUSABLE] if stored is None else again(self._judge, stored, self._clock.now()).reasons
-            if not reasons:
-                continue
-            first = reasons[0]
-            document = {
-                "resultId": result_id,
-                "keyId": stored.key_id if stored is not None else "",
-                "by": "re-appraisal",
-                "cause": sweep.cause.value,
-                "reason": first.reason,
-            }
-            yield Revocation(result_id, first.reason, first.message, document)
+            revocation = revocation_of(self._judge, result_id, found.get(result_id), sweep.cause, self._clock.now())
+            if revocation is not None:
+                yield revocation
+
+
+def revocation_of(judge: Judge, result_id: str, stored: StoredEvidence | None, cause: Cause, at: datetime) -> Revocation | None:
+    """The end of a living result, where its evidence would be refused by now; None where it would not."""
+    reasons = [UNUSABLE] if stored is None else again(judge, stored, at).reasons
+    if not reasons:
+        return None
+    first = reasons[0]
+    document = {
+        "resultId": result_id,
+        "keyId": stored.key_id if stored is not None else "",
+        "owner": stored.owner if stored is not None else "",
+        "by": "re-appraisal",
+        "cause": cause.value,
+        "reason": first.reason,
+    }
+    return Revocation(result_id, first.reason, first.message, document)
 
 
 @dataclass(frozen=True)

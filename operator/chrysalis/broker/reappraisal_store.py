@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import Connection, and_, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
 
 from chrysalis.broker.rooms import Counter, Room, count
 from chrysalis.broker.tables import reappraisals, results
@@ -38,6 +38,28 @@ class Sweep:
     cursor: int
 
 
+# Built once, because every release runs it.
+_AWAITED = (
+    select(reappraisals.c.id, reappraisals.c.cause)
+    .join(
+        results,
+        and_(
+            *(
+                or_(wanted == "", wanted == has)
+                for wanted, has in (
+                    (reappraisals.c.owner, results.c.owner),
+                    (reappraisals.c.policy_name, results.c.policy_name),
+                    (reappraisals.c.key_id, results.c.key_id),
+                )
+            ),
+            results.c.seq > reappraisals.c.cursor,
+        ),
+    )
+    .where(results.c.result_id == bindparam("result_id"))
+    .order_by(reappraisals.c.id)
+)
+
+
 def request(db: Connection, cause: Cause, now: int, *, owner: str = "", policy_name: str = "", key_id: str = "") -> None:
     """Have all living results of a scope judged again; db is the writing transaction that changes what they rest on."""
     number = count(db, Counter.INPUTS)
@@ -58,6 +80,11 @@ class ReappraisalRoom(Room):
         """How many requests are not finished."""
         with self.database.reading() as db:
             return len(db.execute(select(reappraisals.c.id)).all())
+
+    def awaited_sweeps(self, result_id: str) -> dict[int, Cause]:
+        """The requests that concern a result and whose sweep has not come to it yet."""
+        with self.database.reading() as db:
+            return awaited(db, result_id)
 
     def hold_sweep(self, holder: str, now: int, seconds: int) -> Sweep | None:
         """Take the oldest request that nobody holds for some seconds, or None."""
@@ -111,3 +138,8 @@ def advance(db: Connection, sweep: Sweep, holder: str, cursor: int, held_until: 
     c = reappraisals.c
     moved = update(reappraisals).where(c.id == sweep.id, c.holder == holder).values(cursor=cursor, held_until=held_until)
     return db.execute(moved).rowcount == 1
+
+
+def awaited(db: Connection, result_id: str) -> dict[int, Cause]:
+    """The requests that concern a result and whose sweep has not come to it yet, as this transaction sees them."""
+    return {row.id: Cause(row.cause) for row in db.execute(_AWAITED, {"result_id": result_id})}

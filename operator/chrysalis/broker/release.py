@@ -8,8 +8,9 @@ from collections.abc import Sequence
 
 from chrysalis.broker.callers import Caller
 from chrysalis.broker.encryption import KeyEncryption
-from chrysalis.broker.judging import check_class, check_isolation
+from chrysalis.broker.judging import Judge, check_class, check_isolation
 from chrysalis.broker.metrics import Metrics
+from chrysalis.broker.reappraisal import revocation_of
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.records import OwnersRecords, key_context
 from chrysalis.broker.state_keys import StateKeys
@@ -33,9 +34,18 @@ class Results:
     """Reading, revoking and using results.  Thread-safe."""
 
     def __init__(
-        self, *, store: Store, records: OwnersRecords, encryption: KeyEncryption, keys: StateKeys, clock: Clock, metrics: Metrics
+        self,
+        *,
+        store: Store,
+        judge: Judge,
+        records: OwnersRecords,
+        encryption: KeyEncryption,
+        keys: StateKeys,
+        clock: Clock,
+        metrics: Metrics,
     ) -> None:
         self._store = store
+        self._judge = judge
         self._records = records
         self._encryption = encryption
         self._keys = keys
@@ -47,8 +57,9 @@ class Results:
 
         1. Key record and result exist.  2. The result was accepted, for this very key, and is neither expired nor revoked.
         3. The policy is still the one that it was judged by, and recent enough for the record.  4. The key is the one that was
-        there at the attestation; model, isolation and evidence class are those that the record allows.  5. The release is in the
-        audit log.  6. The key goes out wrapped to the attested HPKE key, for this key id, model and result only.
+        there at the attestation; model, isolation and evidence class are those that the record allows.  Where collateral or
+        reference values have changed and nobody has come to this result yet, its evidence is judged again.  5. The release is in
+        the audit log.  6. The key goes out wrapped to the attested HPKE key, for this key id, model and result only.
 
         The request needs no credential: whoever asks, only the attested domain can open the answer.  Raises BrokerError.
         """
@@ -68,6 +79,7 @@ class Results:
             if stored is None:
                 raise BrokerError(BrokerReason.KEY_UNKNOWN, f"there is no key record {key_id!r}", "let the model's owner store it")
             token = self._check(stored, result, now)
+            judged = self._judge_again(result)
             info = hpke.model_key_info(key_id, token.result.model_digest, result.result_id)
             secret = self._encryption.decrypt(stored.sealed_key, key_context(key_id, stored.owner))
             wrapped = hpke.wrap(bytes.fromhex(token.keys.hpke), secret, info)
@@ -98,13 +110,30 @@ class Results:
             "podUID": result.pod_uid,
         }
         versions = (stored.version, token.result.policy_version)
-        if not self._store.record_release(result.result_id, key_id, versions, stored.owner, token.result.policy_name, now, document):  # 5
+        policy_name = token.result.policy_name
+        if not self._store.record_release(result.result_id, key_id, versions, stored.owner, policy_name, now, document, judged):  # 5
             return None
         self._metrics.releases.labels("released", "").inc()
         log.info("key released", extra={"event": "KeyReleased", "result": result.result_id})
         return WrappedKey(  # 6
             key_id=key_id, wrapped=base64.b64encode(wrapped).decode(), result_id=result.result_id
         )
+
+    def _judge_again(self, result: StoredResult) -> frozenset[int]:
+        """Judge the evidence now where a sweep is still to come to it; returns the requests that this has satisfied.
+
+        Raises BrokerError (ResultRevoked) where the evidence would be refused: the result ends here, as the sweep would end it.
+        """
+        awaited = self._store.awaited_sweeps(result.result_id)
+        if not awaited:
+            return frozenset()
+        cause, at = next(iter(awaited.values())), self._clock.now()
+        revocation = revocation_of(self._judge, result.result_id, self._store.evidence(result.result_id), cause, at)
+        if revocation is not None:
+            if self._store.revoke([revocation], unix(at)):
+                self._metrics.revocations.labels(cause.value, revocation.reason).inc()
+            raise _revoked(f"{revocation.reason}: {revocation.message}")
+        return frozenset(awaited)
 
     def view(self, caller: Caller, result_id: str) -> ResultView:
         """One result as its callers see it; raises BrokerError (ResultUnknown), also for another owner's."""
@@ -191,8 +220,7 @@ class Results:
         if result.expires_at is None or now >= result.expires_at:
             raise BrokerError(BrokerReason.RESULT_EXPIRED, "the result has expired", ATTEST_AGAIN)
         if result.revoked_at is not None:
-            why = f"{result.revoked_reason}: {result.revoked_message}"
-            raise BrokerError(BrokerReason.RESULT_REVOKED, f"this result was revoked: {why}", "ask the model's owner, or attest again")
+            raise _revoked(f"{result.revoked_reason}: {result.revoked_message}")
         token = ear.verify(_view(result).ear, self._keys.ear_public, self._clock.now())
         record = self._records.record(stored)
         policy = self._records.policy_of(record)  # 3
@@ -209,6 +237,10 @@ class Results:
         check_isolation(record, token.result.isolation)
         check_class(record, token.result.evidence_class)
         return token
+
+
+def _revoked(why: str) -> BrokerError:
+    return BrokerError(BrokerReason.RESULT_REVOKED, f"this result was revoked: {why}", "ask the model's owner, or attest again")
 
 
 def _view(result: StoredResult) -> ResultView:

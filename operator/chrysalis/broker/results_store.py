@@ -260,12 +260,21 @@ class ResultsRoom(Room):
     # Releases
 
     def record_release(
-        self, result_id: str, key_id: str, versions: tuple[int, int], owner: str, policy_name: str, now: int, document: dict[str, Any]
+        self,
+        result_id: str,
+        key_id: str,
+        versions: tuple[int, int],
+        owner: str,
+        policy_name: str,
+        now: int,
+        document: dict[str, Any],
+        judged: Collection[int] = (),
     ) -> bool:
         """Mark a result as having got its key, before the key leaves; the audit log gets a record the first time.
 
-        versions: of the key record and of the owner's policy that the release was checked against.  False, and nothing is
-        written, when they are not the newest any more or the result was revoked meanwhile: then it is to be checked again.
+        versions: of the key record and of the owner's policy that the release was checked against.  judged: the requests to judge
+        the evidence again that the release has satisfied by itself.  False, and nothing is written, when the versions are not
+        the newest any more, there is another such request or the result was revoked: then it is to be checked again.
         The same result that asks for the same version of the key again is counted, not written down again: it can ask
         without end, and can only ever learn the same key.
         """
@@ -273,6 +282,8 @@ class ResultsRoom(Room):
         def write(db: Connection) -> bool:
             row = db.execute(_RELEASABLE, {"result_id": result_id}).one_or_none()
             if row is None or row.revoked_at is not None or current_versions(db, key_id, owner, policy_name) != versions:
+                return False
+            if not reappraisal_store.awaited(db, result_id).keys() <= set(judged):
                 return False
             if row.released_at is None:
                 db.execute(_RELEASED, {"id": result_id, "at": now, "number": count(db, Counter.CHANGES)})
