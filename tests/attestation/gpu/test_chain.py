@@ -53,7 +53,8 @@ def _sha256_leaf() -> bytes:
 
 C = DEVICE.certificates
 INVALID: dict[str, bytes] = {
-    "root first": pem(*reversed(C)),
+    "root in the middle": pem(C[0], C[4], C[1], C[2], C[3]),
+    "root first, others in order": pem(C[4], *C[:4]),
     "two exchanged": pem(C[0], C[2], C[1], C[3], C[4]),
     "one left out": pem(C[0], C[1], C[3], C[4]),
     "no root": pem(*C[:-1]),
@@ -77,9 +78,10 @@ INVALID: dict[str, bytes] = {
 UNREADABLE: dict[str, bytes] = {
     "empty": b"",
     "no PEM": b"certificate",
-    "junk before": b"Bag Attributes\n" + DEVICE.chain,
-    "junk between": pem(C[0]) + b"x" + pem(*C[1:]),
-    "junk behind": DEVICE.chain + b"x",
+    "binary before": b"\x80\n" + DEVICE.chain,
+    "binary between": pem(C[0]) + b"\1" + pem(*C[1:]),
+    "a key beside them": DEVICE.chain + b"-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n",
+    "half a certificate beside them": DEVICE.chain + b"-----BEGIN CERTIFICATE-----\nAAAA\n",
     "a key": DEVICE.chain.replace(b"CERTIFICATE", b"PRIVATE KEY"),
     "too many": pem(*C, *C),
     "no certificate inside": b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
@@ -97,6 +99,20 @@ def test_a_chain() -> None:
     assert found.verify(report[-96:], report[:-96])
     assert not found.verify(report[-95:], report[:-96])
     assert not found.verify(bytes(96), report[:-96])
+
+
+FORMS: dict[str, bytes] = {
+    "root first, as SPDM carries it": pem(*reversed(C)),
+    "with what tools write around them": b"".join(b"Bag Attributes\n    friendlyName: x\nsubject=CN = y\n" + pem(one) for one in C),
+    "with text behind": DEVICE.chain + b"# end\r\n",
+    "base64 in lines": base64.encodebytes(DEVICE.chain),
+    "base64 for URLs, unpadded": base64.urlsafe_b64encode(DEVICE.chain).rstrip(b"="),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_in_which_a_chain_is_handed_over(form: str) -> None:
+    assert chain.read(chain.read_pem(FORMS[form])) == chain.read(DEVICE.chain)
 
 
 @pytest.mark.parametrize(("architecture", "expected"), [(BLACKWELL, "Blackwell"), (LS10, "LS10")])

@@ -36,6 +36,7 @@ def _renamed(**names: str) -> dict[str, Any]:
         {"nonce": NONCE.hex(), "arch": "HOPPER", "evidence_list": [{name: ENTRY[name] for name in ("evidence", "certificate")}]},
         [ENTRY | {"evidence": REPORT.hex()}],
         [ENTRY | {"certificate": DEVICE.chain.decode()}],
+        [ENTRY | {"nonce": "0X" + NONCE.hex().upper()}],
         [
             {
                 "attestationReport": ENTRY["evidence"],

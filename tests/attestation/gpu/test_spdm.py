@@ -122,6 +122,8 @@ FORMS: dict[str, Callable[[bytes], bytes]] = {
     "hexadecimal, padded": lambda raw: raw.hex().encode() + b"\n\0\0\0",
     "base64": base64.b64encode,
     "base64 in lines": base64.encodebytes,
+    "base64 for URLs, unpadded": lambda raw: base64.urlsafe_b64encode(raw).rstrip(b"="),
+    "in quotation marks": lambda raw: b'"' + raw.hex().encode() + b'"\n',
 }
 
 

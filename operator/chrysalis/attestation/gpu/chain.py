@@ -2,7 +2,7 @@
 
 Every signature is ECDSA on P-384 with SHA-384.  The path is checked as RFC 5280, section 6.1 demands of what stands in
 these certificates: names, key identifiers, CA flags, path lengths, key usage, validity, and no critical extension that is
-not understood.  Order is not repaired: a chain in another order is refused.
+not understood.  A chain that stands root first, as SPDM itself carries it, is turned round; any other order is refused.
 """
 
 from __future__ import annotations
@@ -48,6 +48,9 @@ _UNDERSTOOD = {
     x509.AuthorityKeyIdentifier.oid,
     x509.ExtendedKeyUsage.oid,
 }
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+_EXPLANATION = re.compile(rb"[\t\n\r\x20-\x7e]*")
+"""What tools write around certificates (RFC 7468, section 5.2): names, dates, attributes."""
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 _FAMILIES = (("GH", GpuArchitecture.HOPPER), ("GB", GpuArchitecture.BLACKWELL), ("LS10", GpuArchitecture.LS10))
 _R = GpuReason
@@ -95,15 +98,21 @@ class Chain:
 
 
 def read_pem(data: bytes) -> bytes:
-    """PEM out of PEM (line ends, blank lines and zero padding as they may be) or base64 of it; raises GpuError."""
+    """PEM out of PEM (line ends, blank lines and zero padding as they may be) or base64 of it; raises GpuError.
+
+    Base64 may be broken into lines, unpadded, and in the URL-safe alphabet.
+    """
     if len(data) > 2 * MAX_CHAIN_BYTES:
         raise _unreadable(f"the certificate chain has {len(data)} bytes; at most {MAX_CHAIN_BYTES} are read")
     text = data.removeprefix(b"\xef\xbb\xbf").rstrip(b"\0").strip()
     if b"-----BEGIN" not in text:
         try:
-            text = base64.b64decode(b"".join(text.split()), validate=True).rstrip(b"\0").strip()
+            packed = b"".join(text.split()).rstrip(b"=").translate(_STANDARD)
+            text = base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True).rstrip(b"\0").strip()
         except (binascii.Error, ValueError) as error:
             raise _unreadable("the certificate chain is neither PEM nor base64 of PEM", str(error)) from error
+    if b"-----BEGIN" not in text:
+        raise _unreadable("the certificate chain holds no PEM")
     if len(text) > MAX_CHAIN_BYTES:
         raise _unreadable(f"the certificate chain has {len(text)} bytes; at most {MAX_CHAIN_BYTES} are read")
     return text
@@ -115,7 +124,7 @@ def read(pem: bytes) -> Chain:
 
     Kept by its bytes: a device presents the same chain at each attestation, and neither time nor trust is decided here.
     """
-    certificates = load(read_pem(pem))
+    certificates = _leaf_first(load(read_pem(pem)))
     if len(certificates) < 2:
         raise GpuError(_R.GPU_CERTIFICATE_INVALID, "the chain has one certificate; a device's and a root are two at least")
     verify_path(certificates, _R.GPU_CERTIFICATE_INVALID)
@@ -133,9 +142,12 @@ def read(pem: bytes) -> Chain:
 
 
 def load(pem: bytes) -> tuple[x509.Certificate, ...]:
-    """The certificates of a PEM file with nothing but whitespace between them; raises GpuError (GpuChainUnreadable)."""
-    found = _PEM.findall(pem)
-    if not found or _PEM.sub(b"", pem).strip():
+    """The certificates of a PEM file, in its order; raises GpuError (GpuChainUnreadable).
+
+    Plain text beside them is passed over; anything else in PEM, such as a key, is not.
+    """
+    found, rest = _PEM.findall(pem), _PEM.sub(b"", pem)
+    if not found or b"-----" in rest or _EXPLANATION.fullmatch(rest) is None:
         raise _unreadable("the certificate chain holds something else than certificates in PEM, or none")
     if len(found) > MAX_CERTIFICATES:
         raise _unreadable(f"the certificate chain has {len(found)} certificates; at most {MAX_CERTIFICATES} are read")
@@ -143,6 +155,16 @@ def load(pem: bytes) -> tuple[x509.Certificate, ...]:
         return tuple(x509.load_pem_x509_certificate(one) for one in found)
     except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise _unreadable("a certificate of the chain cannot be read", str(error)) from error
+
+
+def _leaf_first(certificates: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...]:
+    """The chain as it is, or turned round where its root stands first; what is no chain stays none."""
+    try:
+        first, last = certificates[0], certificates[-1]
+        root_first = first.subject == first.issuer and last.subject != last.issuer
+    except ValueError:
+        return certificates  # a name that cannot be read: verify_path says so
+    return certificates[::-1] if root_first else certificates
 
 
 def verify_path(certificates: Sequence[x509.Certificate], reason: GpuReason) -> None:

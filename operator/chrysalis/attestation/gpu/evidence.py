@@ -115,7 +115,7 @@ def _stated(item: dict[str, Any], place: int) -> Stated:
         raise _unreadable(f"device {place} of the evidence is of an architecture that is not known", arch[:64])
     nonce = _text(item, "nonce", place)
     try:
-        stated_nonce = bytes.fromhex(nonce) if nonce is not None else None
+        stated_nonce = bytes.fromhex(nonce.strip().lower().removeprefix("0x")) if nonce is not None else None
     except ValueError as error:
         raise _unreadable(f"the nonce of device {place} is not hexadecimal") from error
     devtools = item.get("devtools")

@@ -40,7 +40,8 @@ RAW = 0x80
 PDI_BYTES = 8
 SWITCH_GPU_PLACES = 8
 
-_TEXT = re.compile(rb"[0-9A-Za-z+/=:,\s]+")
+_TEXT = re.compile(rb"[0-9A-Za-z+/=:,\-_\s\"]+")
+_STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
 class Field(IntEnum):
@@ -279,12 +280,14 @@ def _from_text(data: bytes) -> bytes:
     if not text or _TEXT.fullmatch(text) is None:
         raise _unreadable("the report is neither an SPDM report nor hexadecimal or base64 text of one")
     compact = b"".join(text.replace(b":", b"").replace(b",", b"").split())
+    compact = compact.removeprefix(b'"').removesuffix(b'"')
     digits = compact[2:] if compact[:2] in (b"0x", b"0X") else compact
     try:
         raw = bytes.fromhex(digits.decode("ascii"))
     except ValueError:
         try:
-            raw = base64.b64decode(compact, validate=True)
+            body = compact.rstrip(b"=").translate(_STANDARD)
+            raw = base64.b64decode(body + b"=" * (-len(body) % 4), validate=True)
         except (binascii.Error, ValueError) as error:
             raise _unreadable("the report is neither hexadecimal nor base64 text", str(error)) from error
     if raw[:2] != bytes([SPDM_11, GET_MEASUREMENTS]):
