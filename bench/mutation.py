@@ -53,7 +53,12 @@ MODULES = {
         "attestation/test_refusals",
         "attestation/test_library_gaps",
     ),
-    "chrysalis.attestation.rules": ("attestation/test_policy_rules", "attestation/test_appraisal"),
+    "chrysalis.attestation.rules": (
+        "attestation/test_policy_rules",
+        "attestation/test_mutants_rules",
+        "attestation/test_policy_fields",
+        "attestation/test_appraisal",
+    ),
     "chrysalis.attestation.domain": ("attestation/test_refusals",),
     "chrysalis.attestation.genuineness": (
         "attestation/test_genuineness",
@@ -319,7 +324,7 @@ def _all(every: Sequence[Mutant], child: Child) -> list[str]:
     waiting, survivors, done = list(reversed(every)), list[str](), 0
     running.clear()
     while waiting or running:
-        while waiting and len(running) < (os.cpu_count() or 1):
+        while waiting and len(running) < len(os.sched_getaffinity(0)):
             running.append(_start(waiting.pop(), child))
         time.sleep(POLL_SECONDS)
         for each in list(running):
