@@ -15,7 +15,7 @@ from chrysalis.broker import anchors, audit_store
 from chrysalis.broker.anchors import FileAnchor, Keeper, State
 from chrysalis.broker.audit import AuditEvent
 from chrysalis.broker.main import assemble
-from chrysalis.broker.reasons import BrokerError
+from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.clock import unix
 
 World = Any
@@ -209,6 +209,23 @@ def test_the_last_state_is_noted_at_the_end(world: World, anchor: FileAnchor) ->
     noted = anchor.read()
     assert noted is not None
     assert noted.audit_seq == world.deps.store.audit_head()[0]
+
+
+def test_a_database_that_goes_back_under_a_running_broker_ends_it(world: World, anchor: FileAnchor) -> None:
+    """A standby that lagged behind was promoted: what it goes on with must not become the noted history."""
+    ended: list[int] = []
+    keeper = Keeper(world.deps.store.database, anchor, 600, lambda: ended.append(1))
+    keeper.follow()
+    assert not ended
+    ahead = anchors.state_of(world.deps.store.database).model_copy(update={"audit_seq": world.deps.store.audit_head()[0] + 1})
+    anchor.advance(ahead)
+    for version in (2, 3, 4):
+        world.put_policy(world.acme, version=version)
+        keeper.follow()
+        assert isinstance(keeper.failure, BrokerError)
+        assert keeper.failure.reason == BrokerReason.STATE_ROLLED_BACK
+        assert anchor.read() == ahead
+    assert len(ended) == 3
 
 
 def test_a_volume_that_goes_away_is_reported(world: World, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 An anchor holds number and hash of the audit log's newest record and the newest version of every policy and key record.  The order is
 always: the database commits, then the anchor follows, so that at a start the database may be ahead of its anchor and is never behind.
-A database from behind its anchor (restored, truncated, exchanged) is refused: StateRolledBack.
+A database from behind its anchor (restored, truncated, exchanged) is refused: StateRolledBack; a broker that runs over one ends.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal, Protocol
@@ -164,13 +164,7 @@ def check(database: Database, anchor: Anchor, now: int) -> None:
             document = {"auditSeq": seq, "auditHash": digest}
             database.transact(lambda db: audit_store.append(db, now, AuditEvent.ANCHOR_STARTED, document))
     elif found := behind(database, noted):
-        raise BrokerError(
-            BrokerReason.STATE_ROLLED_BACK,
-            "the database is older than what this broker has noted outside of it",
-            "put the newest database back; if it is lost for good, run `chrysalis broker accept-rollback --reason …` and let owners "
-            "check their policies and keys",
-            "; ".join(found)[:2048],
-        )
+        raise _rolled_back(found)
     anchor.advance(state_of(database))
 
 
@@ -192,9 +186,13 @@ def accept(database: Database, anchor: Anchor, now: int, reason: str) -> list[st
 class Keeper:
     """Lets the anchor follow the database, within the staleness of its settings, until it is stopped."""
 
-    def __init__(self, database: Database, anchor: Anchor, staleness_seconds: float) -> None:
+    def __init__(
+        self, database: Database, anchor: Anchor, staleness_seconds: float, rolled_back: Callable[[], None] = lambda: None
+    ) -> None:
+        """rolled_back: called when the database is found behind its anchor while the broker runs; it should end then."""
         self._database = database
         self._anchor = anchor
+        self._rolled_back = rolled_back
         self._seconds = staleness_seconds / 2
         self._end = threading.Event()
         self._noted = -1
@@ -216,13 +214,19 @@ class Keeper:
         try:
             seq, _ = _head(self._database)
             if seq != self._noted:
+                noted = self._anchor.read()
+                if noted is not None and (found := behind(self._database, noted)):
+                    raise _rolled_back(found)
                 state = state_of(self._database)
                 self._anchor.advance(state)
                 self._noted = state.audit_seq
             self.failure = None
         except Exception as error:  # a database or a volume that does not answer now
-            log.error("the anchor does not follow", extra={"event": "AnchorBehind", "error": type(error).__name__})
+            reason = error.reason if isinstance(error, BrokerError) else ""
+            log.error("the anchor does not follow", extra={"event": "AnchorBehind", "reason": reason, "error": type(error).__name__})
             self.failure = error
+            if reason == BrokerReason.STATE_ROLLED_BACK:  # a restored snapshot, a standby that was behind: its history is not noted
+                self._rolled_back()
 
     def _run(self) -> None:
         while not self._end.wait(self._seconds):
@@ -238,6 +242,16 @@ def of(settings: AnchorSettings) -> Anchor:
 def _head(database: Database) -> tuple[int, str]:
     with database.reading() as db:
         return audit_store.head(db)
+
+
+def _rolled_back(found: list[str]) -> BrokerError:
+    return BrokerError(
+        BrokerReason.STATE_ROLLED_BACK,
+        "the database is older than what this broker has noted outside of it",
+        "put the newest database back; if it is lost for good, run `chrysalis broker accept-rollback --reason …` and let owners "
+        "check their policies and keys",
+        "; ".join(found)[:2048],
+    )
 
 
 def _unusable(path: Path, detail: str) -> BrokerError:

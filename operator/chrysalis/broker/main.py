@@ -193,13 +193,17 @@ def main(argv: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn handles both while it serves and raises them again afterwards; the process shall end by itself then.
         signal.signal(number, lambda _number, _frame: None)
-    keeper = None
-    if deps.settings.anchor is not None:
-        keeper = anchors.Keeper(deps.store.database, anchors.of(deps.settings.anchor), deps.settings.anchor.max_staleness_seconds)
+    keeper, server_of_tls = None, tls_server(deps)
+    if (anchor := deps.settings.anchor) is not None:
+
+        def end() -> None:
+            server_of_tls.should_exit = True  # the next start says why it refuses
+
+        keeper = anchors.Keeper(deps.store.database, anchors.of(anchor), anchor.max_staleness_seconds, end)
         keeper.start()
     log.info("broker starts", extra={"event": "Start"})
     try:
-        tls_server(deps).run()
+        server_of_tls.run()
     finally:
         for server in plain:
             server.stop()
