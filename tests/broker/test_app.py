@@ -11,6 +11,7 @@ import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from prometheus_client import generate_latest
 
 from chrysalis.broker import limits, messages
 from chrysalis.wire import owner_token
@@ -105,6 +106,14 @@ def test_an_internal_error_tells_nothing(world: World, reasons: Reasons, monkeyp
     answer = world.http.post("/v1/challenge")
     assert (answer.status_code, reasons(answer)) == (500, ["InternalError"])
     assert "42" not in answer.text
+
+
+def test_strangers_make_no_metrics(world: World) -> None:
+    for number in range(3):
+        assert world.http.request(f"MADE{number}UP", "/v1/challenge").status_code == 405
+    text = generate_latest(world.deps.metrics.registry).decode()
+    assert "UP" not in text
+    assert 'operation="other /v1/challenge",status="405"} 3.0' in text
 
 
 def test_too_many_at_once(world: World, reasons: Reasons, monkeypatch: pytest.MonkeyPatch) -> None:

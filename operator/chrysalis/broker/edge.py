@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chrysalis.broker.deps import Deps
@@ -56,5 +57,11 @@ class Edge:
                 await problem(failure, 500)(scope, receive, sending)
         finally:
             route = scope.get("route")
-            operation = UNROUTED if route is None else f"{scope['method']} {route.path}"
+            operation = UNROUTED if route is None else f"{_method(scope, route)} {route.path}"
             self._deps.metrics.requests.labels(operation, str(status)).inc()
+
+
+def _method(scope: Scope, route: BaseRoute) -> str:
+    """The request's method where the route has it: a stranger may invent methods, and each would be a metric of its own."""
+    method = str(scope["method"])
+    return method if method in (getattr(route, "methods", None) or ()) else "other"
