@@ -224,6 +224,21 @@ def test_settings_are_strict(tmp_path: Path, name: str, text: str) -> None:
     assert caught.value.reason == BrokerReason.SETTINGS_INVALID
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stateDir: s\nplacement: Development\ndatabase: {url: 'postgresql+psycopg://broker:hunter2@db/c'}\n", "database.url"),
+        ("stateDir: s\nplacement: Development\nhunter2: {\n", "line"),
+        ("stateDir: s\nplacement: Development\nkeyEncryption: {kind: Plugin, plugin: kms, options: {secret: [hunter2]}}\n", "options"),
+    ],
+)
+def test_settings_that_are_refused_are_not_repeated(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(BrokerError) as caught:
+        settings.load(write(tmp_path / "bad.yaml", text))
+    assert said in caught.value.detail
+    assert "hunter2" not in caught.value.detail
+
+
 def test_main_says_why_it_does_not_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert broker_main.main(["--config", str(tmp_path / "missing.yaml")]) == 2
     assert "SettingsInvalid" in capsys.readouterr().err

@@ -121,5 +121,16 @@ def load(path: Path) -> Settings:
         return Settings.model_validate(yaml.safe_load(text))
     except (OSError, ValueError, yaml.YAMLError, ValidationError) as error:
         raise BrokerError(
-            BrokerReason.SETTINGS_INVALID, f"{path} is not a configuration of the broker", "see chrysalis.broker.settings", str(error)
-        ) from error
+            BrokerReason.SETTINGS_INVALID, f"{path} is not a configuration of the broker", "see chrysalis.broker.settings", _said(error)
+        ) from None
+
+
+def _said(error: Exception) -> str:
+    """What is wrong, without the file's own text: a secret may stand in it, where it does not belong."""
+    if isinstance(error, ValidationError):
+        found = error.errors(include_input=False, include_url=False, include_context=False)
+        return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found[:16])
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark
+        return f"{error.problem}" + (f", line {mark.line + 1}, column {mark.column + 1}" if mark else "")
+    return str(error)
