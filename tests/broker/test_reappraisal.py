@@ -171,6 +171,16 @@ def test_what_cannot_be_judged_for_want_of_collateral_is_left_alone(world: World
     assert "revokedAt" not in view(world, mine)
 
 
+def test_what_needs_no_collateral_counts_without_it(world: World) -> None:
+    mine = accepted(world)
+    with world.deps.store.database.writing() as db:
+        db.execute(text("DELETE FROM collateral_documents"))
+    world.pccs.down = True
+    assert world.put_key(world.acme, version=2, model_digest="sha256:" + "9" * 64).status_code == 201
+    assert world.deps.reappraiser.work() == 1
+    assert view(world, mine)["revokedReason"] == "ModelMismatch"
+
+
 def test_evidence_that_was_lost_or_changed_is_not_trusted(world: World) -> None:
     lost, damaged = accepted(world), accepted(world)
     with world.deps.store.database.writing() as db:

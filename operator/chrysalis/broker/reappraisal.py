@@ -126,9 +126,9 @@ def again(judge: Judge, stored: StoredEvidence, at: datetime, policy: SignedPoli
     except ValidationError:
         return Again([UNUSABLE], judged=True)
     case = judge.judge(evidence, at, policy=policy, prove=False)
-    if {reason.reason for reason in case.reasons} & NOT_JUDGED:
-        return Again([], judged=False)
-    reasons = list(case.reasons)
+    reasons = [reason for reason in case.reasons if reason.reason not in NOT_JUDGED]
+    if len(reasons) < len(case.reasons):  # what was found before the documents were needed still counts
+        return Again(reasons, judged=bool(reasons), case=case)
     if case.record is not None and stored.owner and case.record.owner_public_key != stored.owner:
         raise AssertionError("a key never changes its owner")
     if case.policy is not None and not reasons:
