@@ -15,7 +15,7 @@ import pytest
 
 from chrysalis.broker import limits, server
 from chrysalis.broker import main as broker_main
-from chrysalis.broker.limits import Buckets, Lane, Limits, LimitSettings, address_of
+from chrysalis.broker.limits import Buckets, Lane, Limits, LimitSettings, Load, address_of
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.server import Connections
 from chrysalis.clock import ManualClock
@@ -183,6 +183,30 @@ def test_failed_authentications_end(world: World, reasons: Reasons) -> None:
 def test_calls_with_the_same_credentials(world: World, reasons: Reasons) -> None:
     object.__setattr__(world.deps, "limits", Limits(LimitSettings(calls_per_second=1), 8, world.clock))
     assert [world.reading("/v1/results").status_code for _ in range(3)] == [200, 200, 429]
+
+
+def test_held_bytes_are_counted_by_address() -> None:
+    load = Load(1000, 400)
+    assert load.add("a", 400)
+    assert not load.add("a", 1)
+    assert load.add("b", 100)  # half of all: from now on an eighth
+    assert not load.add("c", 51)
+    assert load.add("c", 50)
+    load.remove("a", 400)
+    assert load.add("c", 350)
+    for address, size in (("b", 100), ("c", 400)):
+        load.remove(address, size)
+    assert (load.total, load._held) == (0, {})
+    assert not load.add("d", 401)
+
+
+def test_messages_that_are_too_much_are_refused_and_let_go(world: World, reasons: Reasons) -> None:
+    world.deps.limits.messages = Load(1 << 20, 4096)
+    assert reasons(world.attest(world.domain(world.acme))) == ["Busy"]
+    assert world.deps.limits.messages.total == 0
+    world.deps.limits.messages = Load(1 << 20, 1 << 20)
+    assert world.attest(world.domain(world.acme)).status_code == 200
+    assert world.deps.limits.messages.total == 0
 
 
 def test_connections_are_counted_by_address(clock: ManualClock) -> None:

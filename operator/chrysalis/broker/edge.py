@@ -40,11 +40,22 @@ class Edge:
             await send(message)
 
         client = scope.get("client")
+        address, held = address_of(client[0] if client else None), 0
+
+        async def receiving() -> Message:
+            nonlocal held
+            message = await receive()
+            size = len(message.get("body", b""))
+            if size and not self._deps.limits.messages.add(address, size):
+                raise BrokerError(BrokerReason.BUSY, "too many messages are held, of this address or in all", "try again in a second")
+            held += size
+            return message
+
         try:
             if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
                 raise BrokerError(BrokerReason.MESSAGE_TOO_LARGE, f"the headers are over {MAX_HEADER_BYTES} bytes", "send less")
-            await self._deps.limits.request(address_of(client[0] if client else None))
-            await self._app(scope, receive, sending)
+            await self._deps.limits.request(address)
+            await self._app(scope, receiving, sending)
         except BrokerError as error:  # the limit; the application's own are answered inside
             await problem(error, error.status)(scope, receive, sending)
         except ClientDisconnect:
@@ -56,6 +67,7 @@ class Edge:
             if not status:
                 await problem(failure, 500)(scope, receive, sending)
         finally:
+            self._deps.limits.messages.remove(address, held)
             route = scope.get("route")
             operation = UNROUTED if route is None else f"{_method(scope, route)} {route.path}"
             self._deps.metrics.requests.labels(operation, str(status)).inc()

@@ -48,6 +48,8 @@ class LimitSettings(Model):
     requestsPerSecond: of one address; twice as many at once.  callsPerSecond: of one authenticated caller; twice as many at once.
     unprovenAttestations: attempts of one address that were not accepted, within a minute; more have to share one place.
     unprovenCalls: failed authentications of one address within a minute; more are refused unseen.
+    messageBytes: of messages that are being read, wait or are worked on.  messageBytesPerAddress: of these, of one address; an eighth of
+    it while more than half of all are taken.
     queuedAttestations: attempts that wait for a place.  trackedAddresses: how many are remembered; the longest unseen go first.
     """
 
@@ -59,6 +61,8 @@ class LimitSettings(Model):
     unproven_attestations: Annotated[int, Field(ge=1, le=10_000)] = 32
     unproven_calls: Annotated[int, Field(ge=1, le=10_000)] = 30
     queued_attestations: Annotated[int, Field(ge=1, le=4096)] = 256
+    message_bytes: Annotated[int, Field(ge=4 << 20, le=1 << 34)] = 64 << 20
+    message_bytes_per_address: Annotated[int, Field(ge=4 << 20, le=1 << 34)] = 16 << 20
     tracked_addresses: Annotated[int, Field(ge=16, le=1_000_000)] = 16_384
 
 
@@ -117,6 +121,38 @@ class Buckets:
         self._held.move_to_end(name)
         while len(self._held) > self._entries:
             self._held.popitem(last=False)
+
+
+class Load:
+    """Bytes that are held, in all and by address; used on one event loop only.
+
+    A message is held from its first byte until its request is answered: a slow sender, a full queue and a long judgement cost memory.
+    """
+
+    def __init__(self, most: int, per_address: int) -> None:
+        self._most = most
+        self._per_address = per_address
+        self._held: dict[str, int] = {}
+        self.total = 0
+
+    def add(self, address: str, size: int) -> bool:
+        """Hold some more; False when that is too much."""
+        mine = self._held.get(address, 0) + size
+        allowed = self._per_address if 2 * self.total < self._most else self._per_address // 8
+        if self.total + size > self._most or mine > allowed:
+            return False
+        self._held[address] = mine
+        self.total += size
+        return True
+
+    def remove(self, address: str, size: int) -> None:
+        """Let go."""
+        self.total -= size
+        left = self._held.get(address, 0) - size
+        if left > 0:
+            self._held[address] = left
+        else:
+            self._held.pop(address, None)
 
 
 class Lane:
@@ -214,6 +250,7 @@ class Limits:
         self._failed_calls = buckets(settings.unproven_calls / REFUSAL_SECONDS, settings.unproven_calls)
         self._slow = buckets(SUSPECT_REQUESTS, 2 * SUSPECT_REQUESTS)
         self._clock = clock
+        self.messages = Load(settings.message_bytes, settings.message_bytes_per_address)
         self._good = Lane(places, settings.queued_attestations)
         self._suspect = Lane(SUSPECT_PLACES, SUSPECT_QUEUE)
 
