@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import time
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
 
+from chrysalis.broker import database as database_module
 from chrysalis.broker.database import Database
 from chrysalis.broker.database_settings import DatabaseSettings, url_of
 from chrysalis.broker.reasons import BrokerError, BrokerReason
@@ -86,4 +90,32 @@ def test_what_helps_once_is_tried_again(database_url: str) -> None:
     with pytest.raises(OperationalError):
         database.transact(never)
     assert len(tries) == 1
+    database.close()
+
+
+@pytest.mark.postgres
+def test_a_replica_that_hangs_in_a_transaction_holds_up_nobody(postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "IDLE_SECONDS", 1)
+    hanging = Database(postgres_url)
+    monkeypatch.undo()
+    other = Database(postgres_url)
+    held, began = hanging.writing(), time.monotonic()
+    db = held.__enter__()
+    assert other.transact(lambda _: "done") == "done"  # at the writers' lock until the server has ended the first
+    assert time.monotonic() - began < 10
+    with pytest.raises(DBAPIError):
+        db.execute(text("SELECT 1"))
+    with contextlib.suppress(DBAPIError):
+        held.__exit__(None, None, None)
+    assert hanging.transact(lambda _: "again") == "again"
+    hanging.close()
+    other.close()
+
+
+@pytest.mark.postgres
+def test_the_urls_own_options_count(postgres_url: str) -> None:
+    database = Database(make_url(postgres_url).update_query_dict({"options": "-c lock_timeout=3s"}))
+    with database.reading() as db:
+        assert db.execute(text("SHOW lock_timeout")).scalar_one() == "3s"
+        assert db.execute(text("SHOW statement_timeout")).scalar_one() == "2min"
     database.close()

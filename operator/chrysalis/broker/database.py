@@ -30,6 +30,12 @@ DRIVERS = frozenset({SQLITE, "postgresql+psycopg"})
 CONNECTIONS = 8
 """Kept open; as many again may be opened for a moment."""
 BUSY_SECONDS = 10
+LOCK_SECONDS = 15
+"""PostgreSQL: for the writers' lock, or another one; then the transaction is tried again."""
+STATEMENT_SECONDS = 120
+IDLE_SECONDS = 20
+"""PostgreSQL: a transaction whose broker says nothing for this long is rolled back: a replica that hangs, or was cut off from
+the network, in the middle of one must not hold up all others."""
 ATTEMPTS = 5
 RETRIED_STATES = frozenset({"40001", "40P01", "55P03"})
 """SQLSTATE (PostgreSQL, appendix A): serialization_failure, deadlock_detected, lock_not_available."""
@@ -140,10 +146,19 @@ def _engine(url: URL) -> Engine:
             pool_pre_ping=True,
             pool_size=CONNECTIONS,
             max_overflow=CONNECTIONS,
-            connect_args={"connect_timeout": BUSY_SECONDS, "application_name": "chrysalis-broker"},
+            connect_args={"connect_timeout": BUSY_SECONDS, "application_name": "chrysalis-broker", **_deadlines(url)},
         )
         event.listen(engine, "begin", _begin_postgresql)
     return engine
+
+
+def _deadlines(url: URL) -> dict[str, str | int]:
+    """Time limits on every step of a session, for libpq; what the URL itself says counts."""
+    limits = {"lock_timeout": LOCK_SECONDS, "statement_timeout": STATEMENT_SECONDS, "idle_in_transaction_session_timeout": IDLE_SECONDS}
+    own = url.query.get("options", "")
+    options = " ".join([*(f"-c {name}={seconds}s" for name, seconds in limits.items()), own if isinstance(own, str) else " ".join(own)])
+    network = {"keepalives_idle": IDLE_SECONDS, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": IDLE_SECONDS * 1000}
+    return {"options": options.strip()} | {name: value for name, value in network.items() if name not in url.query}
 
 
 def _configure_sqlite(connection: Any, _record: Any) -> None:
