@@ -12,11 +12,12 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import tomllib
 import zlib
 from enum import StrEnum
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any
 
 import tomli_w
 from pydantic import Field, ValidationError
@@ -29,6 +30,8 @@ from chrysalis.errors import ChrysalisError
 MAX_TOML_BYTES = 256 * 1024
 REMEMBERED, MAX_REMEMBERED_BYTES = 64, 32 * 1024
 """How many initdata of at most that size stay parsed."""
+_LONG_KEY = re.compile(r"""(?<![A-Za-z0-9_-])(?:(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.){0,64}+"|'[^'\n]{0,64}+')[ \t]*+\.[ \t]*+){64}""")
+"""A dotted key; of parts that are longer than 64 characters, too few fit into MAX_TOML_BYTES."""
 
 
 class InitdataReason(StrEnum):
@@ -96,16 +99,23 @@ def policy_digest(toml: bytes) -> str:
     return (_parsed_before if len(toml) <= MAX_REMEMBERED_BYTES else _parse)(toml)[1]
 
 
+def _toml(text: str) -> dict[str, Any]:
+    """A document without keys of many parts, for each of which tomllib takes a time that grows with their square."""
+    if _LONG_KEY.search(text):
+        raise ValueError("a key has more than 64 parts")
+    return tomllib.loads(text)
+
+
 def _parse(toml: bytes) -> tuple[Initdata, str]:
     """The initdata and its policy's digest; whoever changed what this returns would change it for all."""
     try:
-        document = tomllib.loads(toml.decode())
+        document = _toml(toml.decode())
         if sorted(document) != ["algorithm", "data", "version"] or document["algorithm"] != "sha384":
             raise ValueError("members must be version, algorithm = sha384 and data")
         data = document["data"]
         if sorted(data) != ["allow.json", "chrysalis.toml"]:
             raise ValueError("data must hold allow.json and chrysalis.toml and nothing else")
-        found = Initdata(containers=json.loads(data["allow.json"]), identity=tomllib.loads(data["chrysalis.toml"]))
+        found = Initdata(containers=json.loads(data["allow.json"]), identity=_toml(data["chrysalis.toml"]))
         return found, "sha256:" + hashlib.sha256(data["allow.json"].encode()).hexdigest()
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
         raise _malformed(str(error)) from error

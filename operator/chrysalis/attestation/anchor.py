@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from chrysalis.api.policy import AttestationPolicySpec, DerRoot
+from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.genuineness import INTEL_ROOT_SHA256
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 
@@ -71,7 +72,7 @@ def from_der(der: bytes) -> TrustAnchor:
         return INTEL_ANCHOR
     try:
         return of_certificate(x509.load_der_x509_certificate(der))
-    except (ValueError, x509.InvalidVersion) as error:
+    except UNREADABLE_X509 as error:
         raise AttestationError(_R.ROOT_UNREADABLE, "the trust root is no DER certificate", str(error)) from error
 
 
@@ -125,7 +126,7 @@ def follow(certificates: Sequence[x509.Certificate], anchor: TrustAnchor, at: da
                 _may_sign(certificate, below=max(position - 1, 0))
             elif _constraints(certificate).ca:
                 raise _invalid("the leaf of a chain is a certificate authority")
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension, x509.ExtensionNotFound) as error:
+    except UNREADABLE_X509 as error:
         raise _invalid("a certificate of the chain is not in the form of Intel's", str(error)) from error
     return path[0]
 
@@ -172,7 +173,7 @@ def _constraints(certificate: x509.Certificate) -> x509.BasicConstraints:
 def _distribution_point(certificate: x509.Certificate) -> str:
     try:
         points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
-    except (ValueError, x509.ExtensionNotFound, x509.DuplicateExtension):
+    except UNREADABLE_X509:
         return ""
     names = [name.value for point in points for name in point.full_name or () if isinstance(name, x509.UniformResourceIdentifier)]
     return names[0][:2048] if names else ""

@@ -17,6 +17,7 @@ import dcap_qvl
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.clock import parse_rfc3339
 
@@ -86,10 +87,14 @@ class Collateral:
             value = document.get(name)
             if not isinstance(value, str):
                 raise _malformed(f"the collateral has no text member `{name}`")
+            try:
+                value.encode()
+            except UnicodeEncodeError as error:
+                raise _malformed(f"the collateral's `{name}` is no text", str(error)) from error
             fields[name] = value
         for name in HEX_FIELDS:
             try:
-                fields[name] = bytes.fromhex(fields[name])
+                fields[name] = bytes.fromhex(fields[name].strip().removeprefix("0x"))
             except ValueError as error:
                 raise _malformed(f"the collateral's `{name}` is not hexadecimal", str(error)) from error
         return cls(**fields)
@@ -182,7 +187,7 @@ def chain(pem: bytes, what: str) -> list[x509.Certificate]:
     """The certificates of a PEM chain, leaf first; raises AttestationError (CollateralMalformed)."""
     try:
         certificates = x509.load_pem_x509_certificates(pem.rstrip(b"\0"))
-    except (ValueError, x509.InvalidVersion) as error:
+    except UNREADABLE_X509 as error:
         raise _malformed(f"the {what} is not a PEM certificate chain", str(error)) from error
     if not 1 <= len(certificates) <= MAX_CHAIN_CERTIFICATES:
         raise _malformed(f"the {what} has {len(certificates)} certificates; 1 to {MAX_CHAIN_CERTIFICATES} are read")
@@ -226,7 +231,7 @@ def read_crl(der: bytes, what: str) -> Crl:
         except x509.ExtensionNotFound:
             number = 0
         return Crl(crl.last_update_utc, crl.next_update_utc, number)
-    except (ValueError, x509.InvalidVersion, x509.DuplicateExtension) as error:
+    except UNREADABLE_X509 as error:
         raise _malformed(f"the collateral's {what} cannot be read", str(error)) from error
 
 

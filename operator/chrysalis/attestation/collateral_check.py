@@ -9,9 +9,10 @@ from __future__ import annotations
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 
 from chrysalis.attestation.anchor import TrustAnchor, follow, of_certificate, p256
+from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.collateral import Collateral, common_name
 from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocument
 from chrysalis.attestation.genuineness import TCB_INFO_ID, TCB_SIGNER
@@ -89,7 +90,7 @@ def _check_crl(document: SignedDocument, anchor: TrustAnchor, at: datetime, name
             if name and kind != name:
                 raise AttestationError(_R.COLLATERAL_MISMATCH, f"the PCK CRL is of the {kind} authority, not of the {name} one")
         genuine = crl.is_signature_valid(key)  # 2
-    except (ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature, x509.InvalidVersion) as error:
+    except (*UNREADABLE_X509, InvalidSignature) as error:
         raise AttestationError(_R.COLLATERAL_MALFORMED, f"the {document.kind.value} cannot be read", str(error)) from error
     if not genuine:
         raise AttestationError(_R.COLLATERAL_SIGNATURE_INVALID, f"the {document.kind.value} is not signed by its authority")
@@ -99,7 +100,7 @@ def _check_crl(document: SignedDocument, anchor: TrustAnchor, at: datetime, name
 def _not_revoked(certificates: list[x509.Certificate], root_crl: SignedDocument) -> None:
     try:
         crl = x509.load_der_x509_crl(root_crl.body)
-    except (ValueError, x509.InvalidVersion) as error:
+    except UNREADABLE_X509 as error:
         raise AttestationError(_R.COLLATERAL_MALFORMED, "the root CRL cannot be read", str(error)) from error
     for certificate in certificates:
         if certificate.issuer == crl.issuer and crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:

@@ -21,7 +21,7 @@ from pydantic_core import from_json
 from chrysalis.attestation import proved
 from chrysalis.attestation.collateral import Collateral, Expiry, chain
 from chrysalis.attestation.proved import ProvedPlatforms
-from chrysalis.attestation.quote import Quote
+from chrysalis.attestation.quote import Quote, is_panic
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.attestation.verdict import EvidenceClass, Reason, VerifiedClaims
 from chrysalis.clock import from_unix, parse_rfc3339, unix
@@ -244,8 +244,7 @@ def _library(raw: bytes, collateral: Collateral, seconds: int, anchor: bytes | N
     except (ValueError, OverflowError) as error:
         raise _LibraryRefusal(str(error)) from error
     except BaseException as error:
-        # A panic in Rust arrives as a BaseException; a stranger's bytes must not end the process.
-        if type(error).__name__ == "PanicException":
+        if is_panic(error):
             raise _LibraryRefusal(f"the library failed: {error}") from error
         raise
 
@@ -259,6 +258,9 @@ def _explain(raw: bytes, collateral: Collateral, seconds: int, anchor: bytes | N
             dcap_qvl.verify_with_root_ca(raw, collateral.qvl, anchor, seconds)
     except (ValueError, OverflowError) as error:
         words = str(error)
+    except BaseException as error:
+        if not is_panic(error):
+            raise
     detail = " ".join(words.split())[:1000]
     if "Failed to parse root CA CRL" in words and "InvalidCrlSignatureForPublicKey" in words:
         root = "Intel's" if anchor is None else "the given"

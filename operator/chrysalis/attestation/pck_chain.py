@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA256
 
 from chrysalis.attestation.anchor import TrustAnchor, follow, p256
+from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.collateral import chain, common_name
 from chrysalis.attestation.quote import BODY_TYPES, ECDSA_BYTES, HEADER_BYTES, QE_REPORT_BYTES, Quote
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
@@ -63,7 +64,7 @@ def prove(quote: Quote, anchor: TrustAnchor, at: datetime) -> Platform:
     try:
         _signatures(quote, p256(leaf))  # 2-4
         return Platform(_fmspc(leaf), authority(leaf.issuer))  # 5
-    except (ValueError, IndexError, struct.error, x509.DuplicateExtension, x509.ExtensionNotFound) as error:
+    except (*UNREADABLE_X509, IndexError, struct.error) as error:
         raise AttestationError(
             _R.CERTIFICATE_INVALID, "the quote or its PCK certificate is not in the form of Intel's", str(error)
         ) from error
@@ -86,7 +87,7 @@ def _claimed(pck_chain: bytes) -> Platform:
         if error.reason is _R.COLLATERAL_MISMATCH:
             raise
         raise AttestationError(_R.CERTIFICATE_INVALID, "the quote's PCK certificate chain cannot be read", error.detail) from error
-    except (ValueError, x509.DuplicateExtension, x509.ExtensionNotFound) as error:
+    except UNREADABLE_X509 as error:
         message = "the quote's PCK certificate is not in the form of Intel's"
         raise AttestationError(_R.CERTIFICATE_INVALID, message, str(error)) from error
 

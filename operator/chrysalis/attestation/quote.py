@@ -89,6 +89,15 @@ def _platform(pck_chain: bytes) -> tuple[str, str]:
         return extension.fmspc.hex().upper(), extension.ppid.hex()
     except ValueError:
         return "", ""
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        return "", ""
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether this is a panic in Rust, which arrives as a BaseException: a stranger's bytes must not end the process."""
+    return type(error).__name__ == "PanicException"
 
 
 def parse(raw: bytes) -> Quote:

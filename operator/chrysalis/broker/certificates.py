@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.tenants import CertificateAdministrator, Tenant
 from chrysalis.clock import Clock
@@ -77,7 +78,7 @@ class ClientCertificates:
                 raise ValueError("not valid at this time")
             _check_use(certificate)
             names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-        except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType) as error:
+        except UNREADABLE_X509 as error:
             raise BrokerError(
                 BrokerReason.CALLER_UNAUTHENTICATED,
                 "the client certificate cannot be used",
@@ -123,7 +124,7 @@ def _read(path: Path) -> tuple[x509.Certificate, ...]:
         found = tuple(x509.load_pem_x509_certificates(text))
         if not 0 < len(found) <= MAX_AUTHORITIES:
             raise ValueError(f"it must hold 1 to {MAX_AUTHORITIES} certificates")
-    except (OSError, ValueError, x509.InvalidVersion) as error:
+    except (OSError, *UNREADABLE_X509) as error:
         raise _invalid(path, str(error)) from error
     return found
 

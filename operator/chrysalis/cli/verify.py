@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from chrysalis.attestation import quote as quotes
 from chrysalis.attestation.appraisal import appraise
+from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.collateral import MAX_COLLATERAL_BYTES, Collateral
 from chrysalis.attestation.eventlog import MAX_LOG_BYTES
 from chrysalis.attestation.freshness import Freshness, FreshnessMode, Revocation
@@ -102,7 +103,7 @@ def _root(path: Path) -> bytes:
         is_pem = data.lstrip().startswith(b"-----BEGIN")
         certificate = x509.load_pem_x509_certificate(data) if is_pem else x509.load_der_x509_certificate(data)
         return certificate.public_bytes(Encoding.DER)
-    except (ValueError, x509.InvalidVersion) as error:
+    except UNREADABLE_X509 as error:
         raise AttestationError(AttestationReason.ROOT_UNREADABLE, f"{path} is not a certificate", str(error)) from error
 
 

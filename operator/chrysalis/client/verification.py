@@ -29,6 +29,7 @@ from chrysalis.api.initdata import MeasuredIdentity
 from chrysalis.api.policy import AttestationPolicySpec, Envelope
 from chrysalis.attestation import appraisal, binding, ratls
 from chrysalis.attestation import quote as quotes
+from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.collateral import Collateral
 from chrysalis.attestation.freshness import FreshnessMode
 from chrysalis.attestation.gpu.verdict import GpuVerdict
@@ -245,14 +246,7 @@ def _check_ratls(certificate_der: bytes, spki_sha256: bytes, fresh_quote: bytes)
         quote, claims_buffer = ratls.parse_extension(value)
         claims = binding.parse_claims(claims_buffer)
         own, fresh = quotes.parse(quote), quotes.parse(fresh_quote)
-    except (
-        ValueError,
-        x509.InvalidVersion,
-        x509.ExtensionNotFound,
-        x509.DuplicateExtension,
-        x509.UnsupportedGeneralNameType,
-        ChrysalisError,
-    ) as error:
+    except (*UNREADABLE_X509, ChrysalisError) as error:
         raise _certificate_mismatch("it carries no readable RA-TLS evidence", str(error)) from error
     if own.report_data != binding.report_data(claims_buffer):
         raise _certificate_mismatch("its quote does not cover its claims", "report_data")

@@ -19,7 +19,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
 from chrysalis.api.policy_gpu import GpuArchitecture
+from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.gpu import der
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
 
@@ -153,7 +154,7 @@ def load(pem: bytes) -> tuple[x509.Certificate, ...]:
         raise _unreadable(f"the certificate chain has {len(found)} certificates; at most {MAX_CERTIFICATES} are read")
     try:
         return tuple(x509.load_pem_x509_certificate(one) for one in found)
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+    except UNREADABLE_X509 as error:
         raise _unreadable("a certificate of the chain cannot be read", str(error)) from error
 
 
@@ -174,7 +175,7 @@ def verify_path(certificates: Sequence[x509.Certificate], reason: GpuReason) -> 
             _form(certificate, place, reason)
             issuer = certificates[min(place + 1, len(certificates) - 1)]
             _issued(certificate, issuer, reason)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except UNREADABLE_X509 as error:
         raise GpuError(reason, "a certificate of the chain is malformed", str(error)[:500]) from error
 
 

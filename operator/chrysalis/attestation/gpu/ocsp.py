@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
 
 MAX_RESPONSE_BYTES = 64 * 1024
@@ -66,7 +67,7 @@ class Answer:
     def _nonce(self) -> bytes | None:
         try:
             return self.response.extensions.get_extension_for_class(x509.OCSPNonce).value.nonce
-        except (x509.ExtensionNotFound, ValueError):
+        except UNREADABLE_X509:
             return None
 
     def _signature(self, issuer: x509.Certificate, at: datetime) -> None:
@@ -112,7 +113,7 @@ def _read(data: bytes) -> Answer:
         _ = (response.serial_number, response.this_update_utc, response.hash_algorithm, response.certificates, response.extensions)
         _ = (response.responder_name, response.signature_hash_algorithm, response.next_update_utc, response.certificate_status)
         _ = [(candidate.subject, candidate.extensions, candidate.public_key()) for candidate in response.certificates]
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension) as error:
+    except UNREADABLE_X509 as error:
         raise GpuError(_R.GPU_OCSP_INVALID, "the OCSP answer cannot be read", str(error)[:200]) from error
     return Answer(response)
 
@@ -126,7 +127,7 @@ def _appointed(candidate: x509.Certificate, issuer: x509.Certificate, at: dateti
     try:
         candidate.verify_directly_issued_by(issuer)
         usage = candidate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
-    except (InvalidSignature, ValueError, TypeError, x509.ExtensionNotFound, x509.DuplicateExtension):
+    except (*UNREADABLE_X509, InvalidSignature):
         return False
     current = candidate.not_valid_before_utc <= at <= candidate.not_valid_after_utc
     return ExtendedKeyUsageOID.OCSP_SIGNING in usage and current
