@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from chrysalis.broker.nonces import Nonces
+from chrysalis.broker.nonces import SKEW_SECONDS, Nonces
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.clock import ManualClock
+from chrysalis.clock import ManualClock, unix
 
 
 def test_a_nonce_lives_as_long_as_it_says(clock: ManualClock) -> None:
@@ -53,3 +54,25 @@ def test_replicas_share_the_key_and_strangers_do_not(clock: ManualClock) -> None
     Nonces(b"k" * 32, clock, 60).check(nonce)
     with pytest.raises(BrokerError):
         Nonces(b"x" * 32, clock, 60).check(nonce)
+
+
+def test_replicas_clocks_may_differ_a_little(clock: ManualClock) -> None:
+    behind = ManualClock(clock.now())
+    clock.advance(SKEW_SECONDS)
+    nonce, expires = Nonces(b"k" * 32, clock, 60).make()
+    assert Nonces(b"k" * 32, behind, 60).check(nonce) == expires
+    clock.advance(1)
+    nonce, _ = Nonces(b"k" * 32, clock, 60).make()
+    with pytest.raises(BrokerError) as caught:
+        Nonces(b"k" * 32, behind, 60).check(nonce)
+    assert caught.value.reason == BrokerReason.NONCE_EXPIRED
+
+
+def test_a_spent_nonce_outlives_its_life_on_every_replica(world: Any) -> None:
+    """A replica whose clock is ahead sweeps spent nonces; one whose clock is behind must still find them."""
+    evidence = world.domain(world.acme).evidence()
+    assert world.post("/v1/attest", evidence).status_code == 200
+    end = unix(world.deps.nonces.check(bytes.fromhex(evidence.nonce)))
+    ahead, behind = end + SKEW_SECONDS - 1, end - SKEW_SECONDS - 1  # the same moment
+    assert world.deps.store.spend_nonce("another", ahead + 60, ahead)
+    assert world.deps.store.nonce_spent(evidence.nonce, behind)

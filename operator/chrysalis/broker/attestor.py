@@ -15,7 +15,7 @@ from chrysalis.broker.ear_keys import EarKeys
 from chrysalis.broker.identifiers import uuid7
 from chrysalis.broker.judging import Case, Judge
 from chrysalis.broker.metrics import Metrics
-from chrysalis.broker.nonces import Nonces, replayed
+from chrysalis.broker.nonces import SKEW_SECONDS, Nonces, replayed
 from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.state_keys import StateKeys
@@ -90,7 +90,7 @@ class Attestor:
                 if self._store.nonce_spent(nonce, unix(self._clock.now())):
                     raise replayed()
                 with self._metrics.attestation_seconds.time():
-                    return self._attest(evidence, unix(expires))
+                    return self._attest(evidence, unix(expires) + 2 * SKEW_SECONDS)
         except EvidenceRefused:
             raise
         except BrokerError as error:

@@ -18,6 +18,9 @@ from chrysalis.clock import Clock, from_unix, unix
 TIME_BYTES = 6
 RANDOM_BYTES = 10
 MAC_BYTES = 16
+SKEW_SECONDS = 10
+"""How far the clocks of two replicas may be apart.  A spent nonce is remembered for twice as long beyond its life: by the slowest
+clock it is refused for its age before the fastest one lets it be forgotten."""
 CONTEXT = b"chrysalis/v1/nonce"
 REMEDY = "ask for a new challenge and attest with that one"
 
@@ -45,8 +48,9 @@ class Nonces:
             raise BrokerError(BrokerReason.NONCE_INVALID, "the nonce is not from this broker", REMEDY)
         made = int.from_bytes(head[:TIME_BYTES], "big")
         now = unix(self._clock.now())
-        if not made <= now < made + self._life:
-            raise BrokerError(BrokerReason.NONCE_EXPIRED, f"the nonce is older than {self._life} s", REMEDY, f"made {made}, now {now}")
+        if not made - SKEW_SECONDS <= now < made + self._life:
+            words = f"the nonce is older than {self._life} s, or from the future"
+            raise BrokerError(BrokerReason.NONCE_EXPIRED, words, REMEDY, f"made {made}, now {now}")
         return from_unix(made + self._life)
 
     @contextlib.contextmanager
