@@ -62,8 +62,10 @@ MODULES = {
     "chrysalis.attestation.domain": ("attestation/test_refusals",),
     "chrysalis.attestation.genuineness": (
         "attestation/test_genuineness",
+        "attestation/test_mutants_genuineness",
         "attestation/test_enclave_gaps",
         "attestation/test_library_gaps",
+        "attestation/test_proved",
     ),
     "chrysalis.attestation.binding": ("attestation/test_binding", "attestation/test_mutants_binding"),
     "chrysalis.attestation.policy_file": ("attestation/test_policy_file", "attestation/test_mutants_policy_file"),
