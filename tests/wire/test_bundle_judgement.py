@@ -345,3 +345,16 @@ def _at(document: Any, path: tuple[Any, ...]) -> Any:
 
 def _put(document: Any, path: tuple[Any, ...], value: Any) -> None:
     _at(document, path[:-1])[path[-1]] = value
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z"])
+def test_a_bundle_of_the_ends_of_time_is_judged(maker: Any, at: str) -> None:
+    document = json.loads(maker.file()) | {"judgedAt": at, "madeAt": at}
+    assert not judge(read(canonical(document))).accepted
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+@pytest.mark.parametrize("member", ["judgedAt", "madeAt"])
+def test_a_bundle_of_a_time_that_utc_does_not_have_is_unreadable(maker: Any, member: str, at: str) -> None:
+    with pytest.raises(WireError, match="BundleMalformed"):
+        read(canonical(json.loads(maker.file()) | {member: at}))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 
@@ -21,6 +22,18 @@ class Model(BaseModel):
 EXPLANATION = "x-chrysalis-explanation"
 """In a field's json_schema_extra: the sentence with which the API server refuses a wrong value (see crd.py)."""
 
+
+def _expressible(at: datetime) -> datetime:
+    if at.tzinfo is not None:
+        try:
+            at.astimezone(UTC)
+        except OverflowError as error:
+            raise ValueError("the time lies before the first or after the last year") from error
+    return at
+
+
+InUtc = AfterValidator(_expressible)
+"""Of a time: UTC can express it.  0001-01-01T00:00:00+14:00 is a time that every comparison in UTC would fail at."""
 DnsLabel = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=63)]
 Sha256Digest = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$", max_length=71)]
 Hex32 = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$", max_length=64)]

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from chrysalis.api.base import DnsLabel, Hex32, Hex48, Model, Sha256Digest
+from chrysalis.api.base import DnsLabel, Hex32, Hex48, InUtc, Model, Sha256Digest
 from chrysalis.api.policy_events import EventRule
 from chrysalis.api.policy_gpu import GpuRules
 from chrysalis.api.worker import Isolation
@@ -73,7 +73,7 @@ class Measurement(Model):
     """One whole tuple of reference values: all of it must match, and "Any" must be written out."""
 
     name: DnsLabel
-    expires: datetime | None = None
+    expires: Annotated[datetime, InUtc] | None = None
     mrtd: Hex48 | Any_
     rtmr0: Hex48 | Any_
     rtmr1: Hex48 | Any_

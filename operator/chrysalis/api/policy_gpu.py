@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from chrysalis.api.base import Model
+from chrysalis.api.base import InUtc, Model
 
 MAX_GPUS = 16
 MAX_SWITCHES = 8
@@ -80,7 +80,7 @@ class GpuReferenceValues(Model):
     kind: ReferenceKind
     architecture: GpuArchitecture
     version: Version  # of the driver or the VBIOS
-    expires: datetime | None = None  # of the RIM's signing certificates
+    expires: Annotated[datetime, InUtc] | None = None  # of the RIM's signing certificates
     values: Annotated[list[GpuReferenceValue], Field(min_length=1, max_length=MAX_INDEX)]
 
     @model_validator(mode="after")

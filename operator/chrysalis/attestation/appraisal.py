@@ -7,7 +7,7 @@ import binascii
 import hmac
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from chrysalis.api.policy import AttestationPolicySpec, DerRoot, Placement
 from chrysalis.attestation import domain, genuineness, rules
@@ -117,7 +117,7 @@ def appraise(
                 expiries.append(Expiry(rules.aware(tuple_.expires), "measurement.expires"))
         # 11. Circumstances
         reasons += rules.isolation(policy.isolation, config) + rules.placement(policy.broker_placement, placement)
-        expiries.append(Expiry(at + timedelta(seconds=policy.freshness.max_result_age_seconds), "freshness.maxResultAgeSeconds"))
+        expiries.append(Expiry(_after(at, policy.freshness.max_result_age_seconds), "freshness.maxResultAgeSeconds"))
     else:
         reasons += mismatch
 
@@ -139,6 +139,12 @@ def appraise(
             return Verdict.model_validate({"verdict": "Accepted", "expires_at": first.at, "limited_by": first.name, **known})
         reasons = [Reason.of(_R.COLLATERAL_EXPIRED, f"{first.name} lies before the stated time", first.at.isoformat())]
     return Verdict.refused(*reasons, **known)
+
+
+def _after(at: datetime, seconds: int) -> datetime:
+    """Some seconds later; at the end of the last year, that end."""
+    last = datetime.max.replace(tzinfo=UTC, microsecond=0)
+    return last if last - at < timedelta(seconds=seconds) else at.astimezone(UTC) + timedelta(seconds=seconds)
 
 
 @dataclass(frozen=True)

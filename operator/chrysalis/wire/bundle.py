@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
-from chrysalis.api.base import Hex32, Model
+from chrysalis.api.base import Hex32, InUtc, Model
 from chrysalis.api.policy import AttestationPolicySpec, Envelope, Placement
 from chrysalis.receipts import jws
 from chrysalis.receipts.objects import Digest, Seconds, SignedObject
@@ -50,9 +50,9 @@ class BundleResult(Model):
     evidence_class: Annotated[str, Field(max_length=16)] = ""
     tcb_status: Annotated[str, Field(max_length=64)] = ""
     measurement_name: Annotated[str, Field(max_length=63)] = ""
-    expires_at: AwareDatetime | None = None
+    expires_at: Annotated[AwareDatetime, InUtc] | None = None
     limited_by: Annotated[str, Field(max_length=64)] = ""
-    revoked_at: AwareDatetime | None = None
+    revoked_at: Annotated[AwareDatetime, InUtc] | None = None
     ear: Annotated[str, Field(max_length=MAX_TOKEN_CHARACTERS)] = ""
     receipt_certificate: Annotated[str, Field(max_length=MAX_TOKEN_CHARACTERS)] = ""
 
@@ -74,8 +74,10 @@ class Bundle(Model):
 
     schema_version: Literal["chrysalis/bundle/v1"] = SCHEMA
     source: Literal["Broker", "Client", "Files"]
-    made_at: AwareDatetime
-    judged_at: AwareDatetime  # whole seconds: the time of the recorded verdict, and of judging again unless another is asked for
+    made_at: Annotated[AwareDatetime, InUtc]
+    judged_at: Annotated[
+        AwareDatetime, InUtc
+    ]  # whole seconds: the time of the recorded verdict, and of judging again unless another is asked for
     evidence: Evidence
     collateral: Annotated[str, Field(max_length=MAX_COLLATERAL_CHARACTERS)]  # QuoteCollateralV3 JSON, byte for byte
     policy: BundlePolicy | None = None  # absent where the attempt failed before a policy was found
