@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from sqlalchemy import text
 from chrysalis.broker.database import Database
 from chrysalis.broker.ear_keys import REFRESH_SECONDS, EarKeys, EarKeySettings
 from chrysalis.broker.encryption import RootKeyEncryption
-from chrysalis.broker.reasons import BrokerError
+from chrysalis.broker.main import assemble
+from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.clock import ManualClock, unix
 from chrysalis.wire import ear
 from chrysalis.wire.ear_keys import Algorithm, CertifiedKey
@@ -173,3 +175,38 @@ def test_keys_lie_sealed(database: Database, clock: ManualClock, tmp_path: Path)
     with pytest.raises(BrokerError) as caught:
         signer(made(database, clock), clock)
     assert caught.value.reason == "StateUnusable"
+
+
+def test_a_slow_key_service_holds_up_one_thread(database: Database, clock: ManualClock) -> None:
+    keys = made(database, clock)
+    first = signer(keys, clock)
+    clock.advance(DAY)  # the next key signs; one after it has to be made
+    began, go_on = threading.Event(), threading.Event()
+    encrypt = keys._encryption.encrypt
+
+    def slow(secret: bytes, context: bytes) -> bytes:
+        began.set()
+        assert go_on.wait(10)
+        return encrypt(secret, context)
+
+    keys._encryption.encrypt = slow
+    held = threading.Thread(target=keys.key_set)
+    held.start()
+    assert began.wait(10)
+    assert signer(keys, clock).kid != first.kid
+    assert len(keys.key_set()["keys"]) == 3
+    go_on.set()
+    held.join(10)
+    assert len(keys.key_set()["keys"]) == 4
+
+
+def test_a_lost_state_directory_is_not_made_up_for(world: World) -> None:
+    """A new EAR key over the old database: no worker pins it, and every result would be refused."""
+    assert world.attest(world.domain(world.acme)).status_code == 200
+    world.deps.store.close()
+    assemble(world.deps.settings, clock=world.clock, fetcher=world.pccs).store.close()
+    (world.deps.settings.state_dir / "ear.key").unlink()
+    with pytest.raises(BrokerError) as caught:
+        assemble(world.deps.settings, clock=world.clock, fetcher=world.pccs)
+    assert caught.value.reason == BrokerReason.STATE_UNUSABLE
+    assert "another EAR key" in caught.value.message

@@ -74,18 +74,37 @@ class EarKeys:
         self._encryption = encryption
         self._settings = settings
         self._clock = clock
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of the members below
+        self._reading = threading.Lock()
         self._rows: list[Row] = []
         self._opened: dict[str, CertifiedKey] = {}  # by certificate
         self._read_at: float | None = None
+
+    def check(self) -> None:
+        """Refuse to go on with an anchor that did not certify the stored keys: a state directory that was lost, or is another broker's.
+
+        Raises BrokerError (StateUnusable).
+        """
+        with self._database.reading() as db:
+            rows = _rows(db)
+        try:
+            for row in rows:
+                form.open_certificate(row.certificate, self._anchor_public)
+        except ChrysalisError as error:
+            raise BrokerError(
+                BrokerReason.STATE_UNUSABLE,
+                "the signing keys in the database were certified by another EAR key than this broker's",
+                "put back the state directory that belongs to this database (or restore both from one backup): no worker pins a new key",
+                error.detail,
+            ) from error
 
     def signer(self, issued_at: int, expires_at: int) -> Ed25519PrivateKey | CertifiedKey:
         """What signs a result of this life (Unix seconds); the anchor where no certified key fits.
 
         Raises BrokerError (KeyServiceUnavailable, StateUnusable) and SQLAlchemyError when no key was ever read.
         """
+        self._refresh()
         with self._lock:
-            self._refresh()
             for row in self._rows:
                 if row.not_before <= issued_at < row.signs_until and expires_at <= row.verifies_until:
                     return self._open(row)
@@ -93,8 +112,8 @@ class EarKeys:
 
     def key_set(self) -> dict[str, list[dict[str, Any]]]:
         """The JWKS: the anchor, the keys that still verify, and the next one."""
+        self._refresh()
         with self._lock:
-            self._refresh()
             now = unix(self._clock.now())
             return form.key_set(self._anchor_public, [row.certificate for row in self._rows if now < row.verifies_until])
 
@@ -157,9 +176,21 @@ class EarKeys:
         return ahead.kid
 
     def _refresh(self) -> None:
-        now = self._clock.monotonic()
-        if self._read_at is not None and now - self._read_at < REFRESH_SECONDS:
+        """Read the keys again where that is due; one thread does, and the others go on with what was read before."""
+        if self._fresh() or not self._reading.acquire(blocking=not self._rows):
             return
+        try:
+            if not self._fresh():
+                self._read()
+        finally:
+            self._reading.release()
+
+    def _fresh(self) -> bool:
+        return self._read_at is not None and self._clock.monotonic() - self._read_at < REFRESH_SECONDS
+
+    def _read(self) -> None:
+        """Make the keys that are wanting, which may ask a slow key service, and read all of them."""
+        now = self._clock.monotonic()
         try:
             self.maintain()
             with self._database.reading() as db:
@@ -171,9 +202,10 @@ class EarKeys:
             log.warning("signing keys not read again", extra={"event": "EarKeysStale", "error": type(error).__name__})
             self._read_at = now
             return
-        self._rows, self._read_at = rows, now
         known = {row.certificate for row in rows}
-        self._opened = {certificate: key for certificate, key in self._opened.items() if certificate in known}
+        with self._lock:
+            self._rows, self._read_at = rows, now
+            self._opened = {certificate: key for certificate, key in self._opened.items() if certificate in known}
 
     def _missing(self, rows: list[Row], now: int) -> tuple[int, int] | None:
         """The window of the key that has to be made, or None: one that covers now, then one that follows the last."""

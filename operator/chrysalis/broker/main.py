@@ -66,6 +66,7 @@ def assemble(
     if configuration.anchor is not None:
         anchors.check(store.database, anchors.of(configuration.anchor), unix(clock.now()))
     ear_keys = EarKeys(database=store.database, anchor=keys.ear_key, encryption=encryption, settings=configuration.ear_keys, clock=clock)
+    ear_keys.check()
     metrics = Metrics()
     tenants = Tenants(configuration.tenants)
     certificates = ClientCertificates(tenants.all, clock)
