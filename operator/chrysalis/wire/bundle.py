@@ -77,7 +77,7 @@ class Bundle(Model):
     made_at: Annotated[AwareDatetime, InUtc]
     judged_at: Annotated[
         AwareDatetime, InUtc
-    ]  # whole seconds: the time of the recorded verdict, and of judging again unless another is asked for
+    ]  # whole seconds: of the recorded verdict, and of judging again unless another is asked for
     evidence: Evidence
     collateral: Annotated[str, Field(max_length=MAX_COLLATERAL_CHARACTERS)]  # QuoteCollateralV3 JSON, byte for byte
     policy: BundlePolicy | None = None  # absent where the attempt failed before a policy was found
