@@ -10,11 +10,13 @@ from sqlalchemy import Connection, insert, select
 
 from chrysalis.broker import audit
 from chrysalis.broker.audit import AuditEvent, AuditRecord
+from chrysalis.broker.prepared import Prepared
 from chrysalis.broker.rooms import Room
 from chrysalis.broker.tables import audit as audit_table
 
 PAGE = 1000
-_HEAD = select(audit_table.c.seq, audit_table.c.hash).order_by(audit_table.c.seq.desc()).limit(1)
+_HEAD = Prepared(select(audit_table.c.seq, audit_table.c.hash).order_by(audit_table.c.seq.desc()).limit(1))
+_APPEND = Prepared(insert(audit_table).inline(), ("seq", "at", "event", "document", "previous", "hash"))
 
 
 class AuditRoom(Room):
@@ -42,8 +44,8 @@ class AuditRoom(Room):
 
 def head(db: Connection) -> tuple[int, str]:
     """Number and hash of the newest record as this transaction sees it."""
-    last = db.execute(_HEAD).one_or_none()
-    return (last.seq, last.hash) if last is not None else (0, audit.GENESIS)
+    last = _HEAD.row(db, {})
+    return (int(last[0]), str(last[1])) if last is not None else (0, audit.GENESIS)
 
 
 def append(db: Connection, at: int, kind: AuditEvent, *documents: dict[str, Any]) -> None:
@@ -56,5 +58,4 @@ def append(db: Connection, at: int, kind: AuditEvent, *documents: dict[str, Any]
         text = json.dumps(document, sort_keys=True, separators=(",", ":"))
         rows.append({"seq": seq, "at": at, "event": record.event, "document": text, "previous": previous, "hash": record.hash})
         previous = record.hash
-    if rows:
-        db.execute(insert(audit_table), rows)
+    _APPEND.each(db, rows)

@@ -8,11 +8,12 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, or_, select, update
 
 from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocument
 from chrysalis.broker import reappraisal_store
 from chrysalis.broker.collateral_reasons import DocumentKey
+from chrysalis.broker.prepared import Prepared
 from chrysalis.broker.reappraisal_store import Cause
 from chrysalis.broker.rooms import Room, insert_new
 from chrysalis.broker.tables import collateral_documents as table
@@ -92,7 +93,7 @@ class CollateralRoom(Room):
             return {row.key: row for row in rows}
         wanted = {f"{name}{index}": value for index, key in enumerate(keys) for name, value in _named(key).items()}
         with self.database.reading() as db:
-            rows = [_row(found) for found in db.execute(_rows_of(len(keys)), wanted)]
+            rows = [_row(found) for found in _rows_of(len(keys)).rows(db, wanted)]
         return {row.key: row for row in rows}
 
     def collateral_keys(self) -> list[DocumentKey]:
@@ -182,10 +183,10 @@ class CollateralRoom(Room):
 
 
 @lru_cache
-def _rows_of(number: int) -> Select[Any]:
+def _rows_of(number: int) -> Prepared:
     """The rows of some keys; built once for each number of them, because every attestation asks."""
     matches = [and_(*(column == bindparam(f"{column.name}{index}") for column in _KEY)) for index in range(number)]
-    return select(*_KEY, *_MARKS).where(or_(*matches))
+    return Prepared(select(*_KEY, *_MARKS).where(or_(*matches)))
 
 
 def _named(key: DocumentKey) -> dict[str, str]:
@@ -197,6 +198,5 @@ def _is(key: DocumentKey) -> ColumnElement[bool]:
 
 
 def _row(found: Any) -> Row:
-    values = dict(found._mapping)
-    key = DocumentKey(values.pop("root"), DocumentKind(values.pop("kind")), values.pop("name"), values.pop("channel"))
-    return Row(key=key, **values)
+    root, kind, name, channel, *marks = found
+    return Row(DocumentKey(root, DocumentKind(kind), name, channel), *marks)

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from sqlalchemy import Connection, Row, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, Row, String, bindparam, delete, func, insert, select
 
+from chrysalis.broker.prepared import Prepared
 from chrysalis.broker.rooms import Room, insert_new
 from chrysalis.broker.tables import documents, evidence, evidence_documents, policies, results
 
@@ -24,7 +25,18 @@ log = logging.getLogger(__name__)
 COLLATERAL = "collateral"
 SHARED_MEMBERS = ("eventLog", "initdata")
 """The members of the Evidence that many results have in common."""
-_KNOWN = select(documents.c.digest).where(documents.c.digest.in_(bindparam("digests", expanding=True)))
+_ADD = Prepared(insert(evidence).inline(), ("result_id", "message", "at", "key_version", "size"))
+_LINK = Prepared(
+    insert(evidence_documents)
+    .inline()
+    .from_select(
+        ["result_id", "name", "digest"],
+        select(bindparam("result_id", type_=String), bindparam("name", type_=String), documents.c.digest).where(
+            documents.c.digest == bindparam("digest")
+        ),
+    )
+)
+"""Links a result to a document that is there; changes nothing where it is not."""
 LEVEL = 1  # of zlib: it runs in every attestation, and most of a quote does not get smaller
 MAX_BYTES = 8 * 1024 * 1024
 """No stored part is larger when it is unpacked: the HTTP edge takes 2 MiB, collateral is below 1 MiB."""
@@ -104,18 +116,15 @@ def put_evidence(db: Connection, result_id: str, new: NewEvidence) -> int:
     if new.collateral is not None:
         shared[COLLATERAL] = new.collateral
     packed = {name: _packed(text) for name, text in shared.items()}
-    digests = [digest for digest, _ in packed.values()]
-    known = set(db.execute(_KNOWN, {"digests": digests}).scalars()) if digests else set()
-    for digest, body in packed.values():
-        if digest not in known:
-            insert_new(db, documents, {"digest": digest, "body": body})
     message = zlib.compress(json.dumps(members, separators=(",", ":")).encode(), LEVEL)
     size = len(message) + sum(len(body) for _, body in packed.values())
     row = {"result_id": result_id, "message": message, "at": new.at, "key_version": new.key_version, "size": size}
-    db.execute(insert(evidence), row)
-    if packed:
-        links = [{"result_id": result_id, "name": name, "digest": digest} for name, (digest, _) in packed.items()]
-        db.execute(insert(evidence_documents), links)
+    _ADD.run(db, row)
+    for name, (digest, body) in packed.items():
+        link = {"result_id": result_id, "name": name, "digest": digest}
+        if not _LINK.run(db, link):  # the first result with this document
+            insert_new(db, documents, {"digest": digest, "body": body})
+            _LINK.run(db, link)
     return size
 
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
 
+from chrysalis.broker.prepared import Prepared
 from chrysalis.broker.rooms import Counter, Room, count
 from chrysalis.broker.tables import reappraisals, results
 
@@ -38,8 +39,7 @@ class Sweep:
     cursor: int
 
 
-# Built once, because every release runs it.
-_AWAITED = (
+_AWAITED = Prepared(
     select(reappraisals.c.id, reappraisals.c.cause)
     .join(
         results,
@@ -142,4 +142,4 @@ def advance(db: Connection, sweep: Sweep, holder: str, cursor: int, held_until: 
 
 def awaited(db: Connection, result_id: str) -> dict[int, Cause]:
     """The requests that concern a result and whose sweep has not come to it yet, as this transaction sees them."""
-    return {row.id: Cause(row.cause) for row in db.execute(_AWAITED, {"result_id": result_id})}
+    return {number: Cause(cause) for number, cause in _AWAITED.rows(db, {"result_id": result_id})}

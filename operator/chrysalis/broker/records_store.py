@@ -9,19 +9,26 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from chrysalis.broker import audit_store, quota_store, reappraisal_store
 from chrysalis.broker.audit import AuditEvent
+from chrysalis.broker.prepared import Prepared
 from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reappraisal_store import Cause
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.rooms import Room
 from chrysalis.broker.tables import key_records, policies
 
-# Built once, because every attestation and release runs them.
 _OWNERS = (policies.c.owner == bindparam("owner"), policies.c.name == bindparam("name"))
-_KEY = select(key_records).where(key_records.c.key_id == bindparam("key_id"))
-_POLICY = select(policies).where(*_OWNERS).order_by(policies.c.version.desc()).limit(1)
-_VERSIONS = select(
-    select(key_records.c.version).where(key_records.c.key_id == bindparam("key_id")).scalar_subquery(),
-    select(func.max(policies.c.version)).where(*_OWNERS).scalar_subquery(),
+_K, _P = key_records.c, policies.c
+_KEY = Prepared(
+    select(_K.key_id, _K.owner, _K.version, _K.payload_sha256, _K.record, _K.sealed_key, _K.key_since, _K.recovery).where(
+        _K.key_id == bindparam("key_id")
+    )
+)
+_POLICY = Prepared(select(_P.owner, _P.name, _P.version, _P.payload, _P.envelope).where(*_OWNERS).order_by(_P.version.desc()).limit(1))
+_VERSIONS = Prepared(
+    select(
+        select(_K.version).where(_K.key_id == bindparam("key_id")).scalar_subquery(),
+        select(func.max(_P.version)).where(*_OWNERS).scalar_subquery(),
+    )
 )
 
 
@@ -132,20 +139,18 @@ class RecordsRoom(Room):
 
 def current_versions(db: Connection, key_id: str, owner: str, policy_name: str) -> tuple[int, int]:
     """The newest versions of a key record and of its owner's policy as this transaction sees them; 0 where there is none."""
-    key, policy = db.execute(_VERSIONS, {"key_id": key_id, "owner": owner, "name": policy_name}).one()
+    key, policy = _VERSIONS.row(db, {"key_id": key_id, "owner": owner, "name": policy_name}) or (0, 0)
     return key or 0, policy or 0
 
 
 def _key(db: Connection, key_id: str) -> StoredKey | None:
-    row = db.execute(_KEY, {"key_id": key_id}).one_or_none()
-    if row is None:
-        return None
-    return StoredKey(row.key_id, row.owner, row.version, row.payload_sha256, row.record, row.sealed_key, row.key_since, row.recovery)
+    row = _KEY.row(db, {"key_id": key_id})
+    return None if row is None else StoredKey(*row)
 
 
 def _policy(db: Connection, owner: str, name: str) -> StoredPolicy | None:
-    row = db.execute(_POLICY, {"owner": owner, "name": name}).one_or_none()
-    return None if row is None else StoredPolicy(row.owner, row.name, row.version, row.payload, row.envelope)
+    row = _POLICY.row(db, {"owner": owner, "name": name})
+    return None if row is None else StoredPolicy(*row)
 
 
 def _not_higher(what: str, version: int, held: int) -> BrokerError:

@@ -7,7 +7,7 @@ of a result takes the next number of the change sequence; a result's `seq` is th
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import StrEnum
 from typing import Any
 
@@ -19,6 +19,7 @@ from chrysalis.broker.audit import AuditEvent
 from chrysalis.broker.database import Database
 from chrysalis.broker.evidence_store import NewEvidence, put_evidence, trim_evidence
 from chrysalis.broker.gpu_store import Holder
+from chrysalis.broker.prepared import Prepared
 from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reappraisal_store import Sweep
 from chrysalis.broker.reasons import BrokerError, BrokerReason
@@ -30,19 +31,21 @@ MAX_REFUSED_RESULTS = 10_000
 """Refusals beyond these are forgotten, oldest first: whoever can reach the broker can cause them."""
 MAX_REFUSED_OF_A_POD = 8
 RELEASED = "Released"
-# Built once, because every attestation or release runs them.
-_SPENT = select(spent_nonces.c.nonce).where(spent_nonces.c.nonce == bindparam("nonce"), spent_nonces.c.expires_at > bindparam("now"))
-_EXPIRED_NONCES = delete(spent_nonces).where(spent_nonces.c.expires_at <= bindparam("now"))
-_RELEASABLE = select(results.c.released_at, results.c.revoked_at).where(results.c.result_id == bindparam("result_id"))
-_RELEASED = update(results).where(results.c.result_id == bindparam("id")).values(released_at=bindparam("at"), changed=bindparam("number"))
-_REVOKED = (
+_SPENT = Prepared(
+    select(spent_nonces.c.nonce).where(spent_nonces.c.nonce == bindparam("nonce"), spent_nonces.c.expires_at > bindparam("now"))
+)
+_EXPIRED_NONCES = Prepared(delete(spent_nonces).where(spent_nonces.c.expires_at <= bindparam("now")))
+_RELEASABLE = Prepared(select(results.c.released_at, results.c.revoked_at).where(results.c.result_id == bindparam("result_id")))
+_RELEASED = Prepared(
+    update(results).where(results.c.result_id == bindparam("id")).values(released_at=bindparam("at"), changed=bindparam("number"))
+)
+_REVOKED = Prepared(
     update(results)
     .where(results.c.result_id == bindparam("id"), results.c.revoked_at.is_(None))
     .values(
         revoked_at=bindparam("at"), revoked_reason=bindparam("reason"), revoked_message=bindparam("message"), changed=bindparam("number")
     )
 )
-_RESULT = select(results).where(results.c.result_id == bindparam("result_id"))
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,11 @@ class StoredResult:
     revoked_at: int | None = None
     revoked_reason: str | None = None
     revoked_message: str | None = None
+
+
+_MEMBERS = tuple(member.name for member in fields(StoredResult))
+_RESULT = Prepared(select(*(results.c[name] for name in _MEMBERS)).where(results.c.result_id == bindparam("result_id")))
+_ADD = Prepared(insert(results).inline(), ("seq", "changed", *_MEMBERS))
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ class ResultsRoom(Room):
     def nonce_spent(self, nonce: str, now: int) -> bool:
         """Whether a nonce is known as spent; it can be spent by another request at any moment, see `keep`."""
         with self.database.reading() as db:
-            return db.execute(_SPENT, {"nonce": nonce, "now": now}).one_or_none() is not None
+            return _SPENT.row(db, {"nonce": nonce, "now": now}) is not None
 
     def spend_nonce(self, nonce: str, expires_at: int, now: int) -> bool:
         """Remember a nonce until it expires; False when it was spent before."""
@@ -196,8 +204,8 @@ class ResultsRoom(Room):
     def result(self, result_id: str) -> StoredResult | None:
         """One result, or None."""
         with self.database.reading() as db:
-            row = db.execute(_RESULT, {"result_id": result_id}).mappings().one_or_none()
-        return None if row is None else _to_result(row)
+            row = _RESULT.row(db, {"result_id": result_id})
+        return None if row is None else StoredResult(*row)
 
     def results(
         self,
@@ -280,13 +288,13 @@ class ResultsRoom(Room):
         """
 
         def write(db: Connection) -> bool:
-            row = db.execute(_RELEASABLE, {"result_id": result_id}).one_or_none()
-            if row is None or row.revoked_at is not None or current_versions(db, key_id, owner, policy_name) != versions:
+            row = _RELEASABLE.row(db, {"result_id": result_id})
+            if row is None or row[1] is not None or current_versions(db, key_id, owner, policy_name) != versions:
                 return False
             if not reappraisal_store.awaited(db, result_id).keys() <= set(judged):
                 return False
-            if row.released_at is None:
-                db.execute(_RELEASED, {"id": result_id, "at": now, "number": count(db, Counter.CHANGES)})
+            if row[0] is None:
+                _RELEASED.run(db, {"id": result_id, "at": now, "number": count(db, Counter.CHANGES)})
             if _count_release(db, result_id, key_id, versions[0], RELEASED, now):
                 audit_store.append(db, now, AuditEvent.KEY_RELEASED, document)
             return True
@@ -359,7 +367,7 @@ def _filters(
 
 
 def _spend(db: Connection, nonce: str, expires_at: int, now: int) -> bool:
-    db.execute(_EXPIRED_NONCES, {"now": now})
+    _EXPIRED_NONCES.run(db, {"now": now})
     return insert_new(db, spent_nonces, {"nonce": nonce, "expires_at": expires_at})
 
 
@@ -377,7 +385,7 @@ def _add(db: Connection, result: StoredResult) -> None:
         if last is not None:
             db.execute(delete(results).where(*of_pod, c.seq <= last))
     number = count(db, Counter.CHANGES)
-    db.execute(insert(results), vars(result) | {"seq": number, "changed": number})
+    _ADD.run(db, vars(result) | {"seq": number, "changed": number})
 
 
 def _count_release(db: Connection, result_id: str, key_id: str, key_version: int, outcome: str, now: int) -> bool:
@@ -396,7 +404,7 @@ def _revoke(db: Connection, revocations: Sequence[Revocation], now: int) -> int:
     first = count(db, Counter.CHANGES, len(revocations)) - len(revocations) + 1
     for number, revocation in enumerate(revocations, first):  # a number that is not used does no harm
         ended = {"id": revocation.result_id, "at": now, "reason": revocation.reason, "message": revocation.message, "number": number}
-        if db.execute(_REVOKED, ended).rowcount:
+        if _REVOKED.run(db, ended):
             documents.append(revocation.document)
     audit_store.append(db, now, AuditEvent.RESULT_REVOKED, *documents)
     return len(documents)

@@ -6,11 +6,12 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import Connection, Executable, Table, bindparam, select, update
+from sqlalchemy import ClauseElement, Connection, Table, bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from chrysalis.broker.database import POSTGRESQL, Database
+from chrysalis.broker.prepared import Prepared
 from chrysalis.broker.tables import counters
 
 
@@ -29,33 +30,41 @@ class Room:
         self.database = database
 
 
-# Statements that every attestation runs are built once: building them costs more than running them.
-_GROW = (
+_GROW = Prepared(
     update(counters)
     .where(counters.c.name == bindparam("counter"))
     .values(value=counters.c.value + bindparam("by"))
     .returning(counters.c.value)
 )
-_COUNTED = select(counters.c.value).where(counters.c.name == bindparam("counter"))
+_COUNTED = Prepared(select(counters.c.value).where(counters.c.name == bindparam("counter")))
 
 
 def count(db: Connection, counter: Counter, by: int = 1) -> int:
     """Let a counter grow and return its new value; the numbers up to it, `by` of them, are the caller's."""
-    return int(db.execute(_GROW, {"counter": counter.value, "by": by}).scalar_one())
+    return _number(_GROW.row(db, {"counter": counter.value, "by": by}))
 
 
 def counted(db: Connection, counter: Counter) -> int:
     """A counter's value."""
-    return int(db.execute(_COUNTED, {"counter": counter.value}).scalar_one())
+    return _number(_COUNTED.row(db, {"counter": counter.value}))
 
 
 def insert_new(db: Connection, table: Table, values: dict[str, Any]) -> bool:
     """Insert a row unless one with its primary key is there; False when it is."""
-    return db.execute(_insert_new(db.dialect.name, table), values).one_or_none() is not None
+    return _insert_new(table, tuple(values)).row(db, values) is not None
 
 
 @lru_cache
-def _insert_new(dialect: str, table: Table) -> Executable:
-    make = postgresql_insert if dialect == POSTGRESQL else sqlite_insert
-    # What came back tells; the drivers do not agree on the row count of such an insert.
-    return make(table).on_conflict_do_nothing().returning(*table.primary_key.columns)
+def _insert_new(table: Table, columns: tuple[str, ...]) -> Prepared:
+    def make(dialect: str) -> ClauseElement:
+        insert = postgresql_insert if dialect == POSTGRESQL else sqlite_insert
+        # What came back tells; the drivers do not agree on the row count of such an insert.
+        return insert(table).on_conflict_do_nothing().returning(*table.primary_key.columns)
+
+    return Prepared(make, columns)
+
+
+def _number(row: tuple[Any, ...] | None) -> int:
+    if row is None:
+        raise RuntimeError("a counter is missing")
+    return int(row[0])
