@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,21 @@ def test_the_registers_are_printed(capsys: pytest.CaptureFixture[str], log: Path
         "proved": True,
         "text": boot.BOOT[0].data.decode(),
     }
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        boot.EVENT_LOG.hex().encode(),
+        b"0x" + boot.EVENT_LOG.rstrip(b"\xff").hex().upper().encode() + b"\r\n",
+        base64.b64encode(boot.EVENT_LOG),
+        base64.encodebytes(boot.EVENT_LOG),
+    ],
+    ids=["hex", "0x", "base64", "base64-lines"],
+)
+def test_text_of_a_log_is_read(capsys: pytest.CaptureFixture[str], tmp_path: Path, form: bytes) -> None:
+    (tmp_path / "text").write_bytes(form)
+    assert run(capsys, "eventlog", "replay", tmp_path / "text", "-o", "json").json["rtmrs"] == RTMRS
 
 
 def test_registers_that_are_as_given(capsys: pytest.CaptureFixture[str], log: Path, tmp_path: Path) -> None:

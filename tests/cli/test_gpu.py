@@ -133,11 +133,13 @@ def test_under_nvidias_roots_everything_simulated_is_refused(run: Run, capsys: p
 
 def test_unreadable_is_two(run: Run, tmp_path: Path) -> None:
     (tmp_path / "junk").write_bytes(b"junk")
+    (tmp_path / "none").write_bytes(b"[]")
     for words in (
         ("missing",),
         ("junk",),
         ("evidence.json", "--nonce", "00"),
         ("evidence.json", "--rim", "junk"),
+        ("evidence.json", "--rim", "none"),  # nothing would be compared, and it looked as if it were
         ("evidence.json", "--rules", "junk"),
         ("evidence.json", "--ocsp", "missing"),
         ("evidence.json", "--rules", "junk", *RIMS),

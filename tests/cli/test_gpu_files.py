@@ -17,6 +17,8 @@ from e2e.simtd.gpu import SimulatedGpus
         (["missing"], "GpuFileUnreadable"),
         (["report", "--rules", "junk"], "GpuRulesUnreadable"),
         (["report", "--root", "junk"], "GpuRootUnreadable"),
+        (["raw", "--chain", "junk"], "GpuChainUnreadable"),
+        (["raw", "--chain", "empty"], "GpuChainUnreadable"),
     ],
 )
 def test_unusable_files(
@@ -25,6 +27,8 @@ def test_unusable_files(
     vendor = SimulatedGpus.create()
     (tmp_path / "report").write_text(json.dumps([vendor.device().evidence(bytes(32))]))
     (tmp_path / "junk").write_bytes(b"a: [")
+    (tmp_path / "raw").write_bytes(vendor.device().report(bytes(32)))
+    (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "root").write_bytes(vendor.root_der)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:

@@ -127,6 +127,8 @@ def test_an_owner_signs_a_policy(tmp_path: Path, policy: Path) -> None:
     assert resource["spec"]["ownerPublicKey"] == public
     assert resource["metadata"] == POLICY["metadata"]
     read_policy(signed.encode())  # the readable copy is that of the envelope
+    assert json.loads(run("policy", "sign", "-f", policy, "--owner-key", tmp_path / "owner", "-o", "json").output) == resource
+    assert json.loads(run("keys", "show-owner", tmp_path / "owner", "-o", "json").output) == {"ownerPublicKey": public}
     envelope = Envelope.model_validate(resource["spec"]["envelope"])
     payload = json.loads(dsse.verify(envelope, PAYLOAD_POLICY, [bytes.fromhex(public)]).payload)
     assert (payload["name"], payload["spec"]["version"]) == ("workers", 1)

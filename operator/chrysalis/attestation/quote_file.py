@@ -36,7 +36,7 @@ def read(data: bytes) -> bytes:
     and damaged.
     """
     text = data.removeprefix(_BOM).strip()
-    is_json = text[:1] in (b"{", b'"')
+    is_json = text[:1] in (b"{", b'"', b"[")
     limit = MAX_REPORT_BYTES if is_json else MAX_QUOTE_BYTES * (4 if _is_text(data[:256]) else 1)
     if len(data) > limit:
         raise _too_large(len(data), limit)
@@ -52,8 +52,9 @@ def looks_like_cbor(data: bytes) -> bool:
 
 
 def _from_plain(data: bytes, text: bytes) -> bytes:
-    if text and _HEX.match(text):
-        return _from_hex(text)
+    written = text.rstrip(b"\0").rstrip()  # text in a zero-padded buffer
+    if written and _HEX.match(written):
+        return _from_hex(written)
     if not data or not _is_text(data):
         return data
     packed = b"".join(text.split())
@@ -93,8 +94,12 @@ def _from_json(text: bytes) -> bytes:
         raise
     except (ValueError, RecursionError) as error:
         raise _unreadable("the file begins like JSON but is none", str(error)[:256]) from error
+    if isinstance(document, list) and len(document) == 1:
+        (document,) = document  # a list of one report
     if isinstance(document, str):
         return _from_value(document, "the JSON text")
+    if not isinstance(document, dict):
+        raise _unreadable("the JSON holds no quote")
     found = {name: _from_value(document[name], f"the member `{name}`") for name in MEMBERS if name in document}
     if not found:
         raise _unreadable(f"the JSON has no member `quote` (nor {', '.join(f'`{name}`' for name in MEMBERS[1:])})")

@@ -18,6 +18,7 @@ from chrysalis.broker.encryption import Keyring
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.settings import Settings
 from chrysalis.broker.state_keys import EAR_KEY, StateKeys
+from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.keys import key_record
 from chrysalis.cli.owner_files import EXIT_NO, EXIT_UNREACHABLE, ask, owner_key, read_text
 from chrysalis.clock import SystemClock, from_unix, rfc3339, unix
@@ -119,9 +120,9 @@ def make_backup(file: Path, config: Path, output: str) -> int:
 
 @command.command("restore")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--ear-key", metavar="HEX", help="The broker's pinned EAR key; not needed where the state directory has it.")
+@click.option("--ear-key", type=HEX32, help="The broker's pinned EAR key (hex); not needed where the state directory has it.")
 @_configured
-def restore(file: Path, ear_key: str | None, config: Path, output: str) -> int:
+def restore(file: Path, ear_key: bytes | None, config: Path, output: str) -> int:
     """Fill an empty state directory and database from a backup.
 
     The same pins go on: workers need not be changed.  Where an anchor has noted a newer state, the broker refuses to start until
@@ -224,7 +225,7 @@ def accept_rollback(reason: str, config: Path, output: str) -> int:
 @command.command("rekey-model")
 @click.argument("key_id", metavar="KEYID")
 @click.option("--broker", "url", required=True, help="The broker's https address.")
-@click.option("--pin", "spki", required=True, help="SHA-256 of the broker's TLS key, hex (`chrysalis keys pin`).")
+@click.option("--pin", "spki", type=PIN, required=True, help=PIN_HELP)
 @click.option("--record", "file", type=click.Path(path_type=Path), required=True, help="The key record, its version higher than before.")
 @click.option("--owner-key", "owner", type=click.Path(path_type=Path), required=True, help="The owner's signing key.")
 @click.option("--identity", type=click.Path(path_type=Path), required=True, help="The new key, as `chrysalis seal` wrote it.")
@@ -250,15 +251,9 @@ def rekey_model(key_id: str, url: str, spki: str, file: Path, owner: Path, ident
     return code
 
 
-def _pinned(configuration: Settings, ear_key: str | None) -> bytes:
+def _pinned(configuration: Settings, ear_key: bytes | None) -> bytes:
     if ear_key is not None:
-        try:
-            raw = bytes.fromhex(ear_key)
-        except ValueError:
-            raw = b""
-        if len(raw) != 32:
-            raise click.UsageError("--ear-key must be 64 hex digits")
-        return raw
+        return ear_key
     if (configuration.state_dir / EAR_KEY).exists():
         return secret_keys.own_anchor(configuration)
     raise click.UsageError("--ear-key is needed: the EAR key that workers pin, as spec.broker.earKey shows it")

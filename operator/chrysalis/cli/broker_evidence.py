@@ -12,8 +12,9 @@ from chrysalis.attestation.collateral import MAX_COLLATERAL_BYTES, Collateral
 from chrysalis.attestation.freshness import FreshnessMode
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.verdict import EvidenceClass, Verdict
+from chrysalis.cli.hexadecimal import HEX32
 from chrysalis.cli.owner_files import EXIT_NO, ask
-from chrysalis.cli.verify_bundle import HEX32, read_file
+from chrysalis.cli.verify_bundle import read_file
 from chrysalis.clock import SystemClock, rfc3339
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.broker_evidence import BrokerEvidence, judge_broker
@@ -64,21 +65,14 @@ def check(url: str, spki: bytes, policy: Path, ear_key: bytes | None = None, col
 
 def before_upload(url: str, spki: str, policy: Path, ear_key: bytes | None) -> int:
     """What `keys put` asks before it sends a key: 0 when the broker is accepted; else the exit code, and it was said why."""
-    code, verdict = check(url, _pin(spki), policy, ear_key)
+    code, verdict = check(url, bytes.fromhex(spki), policy, ear_key)
     if verdict is not None and verdict.accepted:
-        click.echo(accepted(verdict))
+        click.echo(accepted(verdict), err=True)
     elif verdict is not None:
         show_refusal(verdict)
     if code:
         click.echo("The key was not sent.", err=True)
     return code
-
-
-def _pin(text: str) -> bytes:
-    try:
-        return bytes.fromhex(text)
-    except ValueError as error:
-        raise click.UsageError(f"--pin: {error}") from error
 
 
 def accepted(verdict: Verdict) -> str:

@@ -15,9 +15,10 @@ from chrysalis.api.base import Model
 from chrysalis.attestation.eventlog import MAX_LOG_BYTES
 from chrysalis.attestation.policy_envelope import read_envelope
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
+from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.owner_files import OwnerFileError, OwnerFileReason, ask, owner_key, read_text
 from chrysalis.cli.times import Rfc3339
-from chrysalis.cli.verify_bundle import HEX32, read_file
+from chrysalis.cli.verify_bundle import read_file
 from chrysalis.clock import SystemClock, rfc3339
 from chrysalis.wire import owner_token
 from chrysalis.wire.broker import (
@@ -44,7 +45,8 @@ from chrysalis.wire.bundle import (
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 M = TypeVar("M", bound=Model)
 PATH = click.Path(path_type=Path)
-FILE = click.option("-o", "--output", "file", type=PATH, required=True, help="The bundle's file.")
+FILE = click.option("--out", "file", type=PATH, required=True, help="The bundle's file.")
+OUTPUT = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 
 
 @click.group("bundle")
@@ -55,11 +57,12 @@ def command() -> None:
 @command.command("get")
 @click.argument("result")
 @click.option("--broker", "url", required=True, help="The broker's https address.")
-@click.option("--pin", "spki", required=True, help="SHA-256 of the broker's TLS key, hex (`chrysalis keys pin`).")
+@click.option("--pin", "spki", type=PIN, required=True, help=PIN_HELP)
 @click.option("--owner-key", "owner", type=PATH, help="The signing key of the owner whose result it is.")
 @click.option("--token-file", "token", type=PATH, help="A bearer token of somebody else who may read the result.")
 @FILE
-def get(result: str, url: str, spki: str, owner: Path | None, token: Path | None, file: Path) -> int:
+@OUTPUT
+def get(result: str, url: str, spki: str, owner: Path | None, token: Path | None, file: Path, output: str) -> int:
     """Get the bundle of RESULT from a broker.
 
     It is written as it came, and its digest printed; judge it with `chrysalis verify --bundle FILE`.
@@ -79,13 +82,13 @@ def get(result: str, url: str, spki: str, owner: Path | None, token: Path | None
 
     code = ask(url, spki, question, token=credential)
     if code == 0:
-        click.echo(f"{write_bundle(file, got[0])}  {file}")
+        _written(file, got[0], output)
     return code
 
 
 @command.command("inspect")
 @click.argument("file", type=PATH)
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@OUTPUT
 def inspect(file: Path, output: str) -> int:
     """Say what a bundle holds, without judging any of it; exit 2 when it is no bundle."""
     read = BundleFile.read(read_file(file, MAX_BUNDLE_BYTES))
@@ -112,7 +115,8 @@ def inspect(file: Path, output: str) -> int:
 @click.option("--result", type=PATH, help="The broker's answer to the attestation, JSON.")
 @click.option("--at", type=Rfc3339(), help="When it was judged; default: now.")
 @FILE
-def make(file: Path, at: datetime | None, **given: Any) -> int:
+@OUTPUT
+def make(file: Path, at: datetime | None, output: str, **given: Any) -> int:
     """Make a bundle of files that belong together; nothing of it is judged or signed."""
 
     judged = (at or SystemClock().now()).replace(microsecond=0)
@@ -130,8 +134,15 @@ def make(file: Path, at: datetime | None, **given: Any) -> int:
         policy=_policy(given["policy"]) if given["policy"] else None,
         result=_result(given["result"]) if given["result"] else None,
     )
-    click.echo(f"{write_bundle(file, to_bytes(bundle))}  {file}")
+    _written(file, to_bytes(bundle), output)
     return 0
+
+
+def _written(path: Path, file: bytes, output: str) -> None:
+    """Write a bundle and print its digest and file."""
+    found = write_bundle(path, file)
+    fields = {"schemaVersion": "chrysalis/v1", "bundleDigest": found, "file": str(path), "bytes": len(file)}
+    click.echo(json.dumps(fields, indent=2) if output == "json" else f"{found}  {path}")
 
 
 def write_bundle(path: Path, file: bytes) -> str:

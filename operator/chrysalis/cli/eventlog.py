@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,11 +56,13 @@ def command() -> None:
 def replay(file: Path, expected: tuple[tuple[int, str], ...], quote: Path | None, algorithm: str, output: str) -> int:
     """Replay a raw event log (TCG2 crypto-agile, as /sys/firmware/acpi/tables/data/CCEL holds it) and print its RTMRs.
 
+    Hexadecimal or base64 text of one is read, too.
+
     A log that replays proves its digests and their order; of an event's datum only what is marked as proved.  Exit code:
     0 all registers are as given (or none was given), 1 one differs or the log's separators are unsound, 2 unreadable input.
     """
     wanted = _wanted(expected, quote)
-    events = eventlog.parse(_read(file, MAX_LOG_BYTES))
+    events = eventlog.parse(_binary(_read(file, 4 * MAX_LOG_BYTES)))
     registers = [value.hex() for value in eventlog.replay(events)]
     reasons = []
     wrong = [f"rtmr{index}" for index, value in sorted(wanted.items()) if registers[index] != value]
@@ -141,6 +144,21 @@ def _lines(events: Sequence[Event], registers: Sequence[str], wanted: dict[int, 
         said = "" if index not in wanted else "  as given" if wanted[index] == value else f"  DIFFERS from {wanted[index]}"
         lines.append(f"rtmr{index}  {value}  {count} events{said}")
     return lines
+
+
+def _binary(data: bytes) -> bytes:
+    """The log's bytes: a binary log begins with NUL bytes, text of one is hexadecimal or base64, in lines or not."""
+    packed = b"".join(data.removeprefix(b"\xef\xbb\xbf").split())
+    if not packed or not packed.isascii() or b"\0" in data[:32] or packed[:1] in b"[{":
+        return data
+    try:
+        return bytes.fromhex(packed.decode().lower().removeprefix("0x"))
+    except ValueError:
+        pass
+    try:
+        return base64.b64decode(packed, validate=True)
+    except ValueError:
+        return data
 
 
 def _read(path: Path, limit: int) -> bytes:

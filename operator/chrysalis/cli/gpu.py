@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from chrysalis.api.policy_gpu import GpuReferenceValues, GpuRules
+from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.gpu import chain, evidence, nras, rim
 from chrysalis.attestation.gpu.appraisal import RemoteCheck, appraise_gpus
 from chrysalis.attestation.gpu.evidence import GpuEvidence
@@ -22,32 +23,15 @@ from chrysalis.attestation.gpu.ocsp import MAX_RESPONSE_BYTES
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
 from chrysalis.attestation.gpu.verdict import DeviceFacts, Finding, GpuVerdict
 from chrysalis.attestation.verdict import EvidenceClass
+from chrysalis.cli.hexadecimal import HEX32
 from chrysalis.cli.times import Rfc3339
 from chrysalis.clock import SystemClock, rfc3339
 
 MAX_ROOT_BYTES = 64 * 1024
 MAX_RULES_BYTES = 1024 * 1024
-NONCE_BYTES = 32
 NOT_COMPARED = "the measurements were NOT compared: no --rim and no --rules were given, so what runs on the GPU is not judged"
 _R = GpuReason
 _PATH = click.Path(path_type=Path)
-
-
-class Nonce(click.ParamType[bytes]):
-    """32 bytes in hexadecimal."""
-
-    name = "HEX"
-
-    def convert(self, value: str | bytes, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        if isinstance(value, bytes):
-            return value
-        try:
-            nonce = bytes.fromhex(value.removeprefix("0x"))
-        except ValueError:
-            nonce = b""
-        if len(nonce) != NONCE_BYTES:
-            self.fail(f"a nonce has {NONCE_BYTES} bytes, that is {2 * NONCE_BYTES} hexadecimal digits", param, ctx)
-        return nonce
 
 
 @click.group("gpu")
@@ -58,7 +42,7 @@ def command() -> None:
 @command.command("verify")
 @click.argument("reports", type=_PATH, nargs=-1, required=True, metavar="REPORT...")
 @click.option("--chain", "chains", type=_PATH, multiple=True, help="Certificates of a raw report (PEM), one for each, in order.")
-@click.option("--nonce", type=Nonce(), help="What the reports must answer; without it, freshness is not judged.")
+@click.option("--nonce", type=HEX32, help="What the reports must answer; without it, freshness is not judged.")
 @click.option("--rim", "rims", type=_PATH, multiple=True, help="NVIDIA's reference values (SWID), or digested ones (`gpu rim -o json`).")
 @click.option("--rules", type=_PATH, help="What to accept: an AttestationPolicy with `gpu`, or the rules alone (YAML, JSON).")
 @click.option("--ocsp", "ocsps", type=_PATH, multiple=True, help="An OCSP answer (DER) about a certificate of a chain.")
@@ -148,7 +132,7 @@ def rim_command(files: tuple[Path, ...], at: datetime | None, rim_root: Path | N
         refused = [{"file": path.name, **finding.to_json_dict()} for path, finding in findings]
         accepted = "Refused" if findings else "Accepted"
         shown = [value.to_json_dict() for value in values]
-        click.echo(json.dumps({"verdict": accepted, "reasons": refused, "measurements": shown}, indent=2))
+        click.echo(json.dumps({"schemaVersion": "chrysalis/v1", "verdict": accepted, "reasons": refused, "measurements": shown}, indent=2))
     else:
         for path, finding in findings:
             click.echo(f"{path}: {finding.reason}: {finding.message}\n    what to do: {finding.remedy}")
@@ -167,7 +151,10 @@ def _devices(reports: Sequence[Path], chains: Sequence[Path]) -> list[GpuEvidenc
         raise click.UsageError(f"there are {len(raw)} raw reports and {len(waiting)} --chain; give one for each, in the same order")
     devices: list[GpuEvidence] = []
     for path, data in files:
-        devices += evidence.read(data, waiting.pop(0) if path in raw and waiting else None)
+        given = waiting.pop(0) if path in raw and waiting else None
+        if given is not None:
+            chain.load(chain.read_pem(given))  # a file without certificates is unreadable input, not a refused device
+        devices += evidence.read(data, given)
     return devices
 
 
@@ -196,9 +183,15 @@ def _digested(path: Path, data: bytes) -> list[GpuReferenceValues]:
     try:
         document = json.loads(data)
         listed = document["measurements"] if isinstance(document, dict) and "measurements" in document else document
-        return [GpuReferenceValues.model_validate(item) for item in (listed if isinstance(listed, list) else [listed])]
+        values = [GpuReferenceValues.model_validate(item) for item in (listed if isinstance(listed, list) else [listed])]
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors(include_url=False)[:6]]
+        raise GpuError(_R.RIM_MALFORMED, f"{path} holds no digested reference values", "; ".join(problems)[:600]) from error
     except (ValueError, TypeError, RecursionError) as error:
         raise GpuError(_R.RIM_MALFORMED, f"{path} holds no digested reference values", str(error)[:300]) from error
+    if not values:  # given, and nothing would be compared
+        raise GpuError(_R.RIM_MALFORMED, f"{path} holds an empty list of reference values")
+    return values
 
 
 def _remote(answer: Path | None, keys: Path | None, issuer: str, nonce: bytes | None, at: datetime) -> RemoteCheck | None:
@@ -235,7 +228,7 @@ def _root(path: Path) -> bytes:
         is_pem = data.lstrip().startswith(b"-----BEGIN")
         certificate = x509.load_pem_x509_certificate(data) if is_pem else x509.load_der_x509_certificate(data)
         return certificate.public_bytes(Encoding.DER)
-    except ValueError as error:
+    except UNREADABLE_X509 as error:
         raise GpuError(_R.GPU_ROOT_UNREADABLE, f"{path} is not a certificate", str(error)[:200]) from error
 
 

@@ -11,20 +11,23 @@ from urllib.parse import urlsplit
 import click
 import pyrage
 import yaml
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic import ValidationError
 from pyrage import x25519
 
 from chrysalis.api.worker import BrokerPin
 from chrysalis.broker.backup import recovery_copies
 from chrysalis.cli import broker_evidence
+from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.owner_files import EXIT_NO, EXIT_UNREACHABLE, OwnerFileError, OwnerFileReason, ask, new_owner_key, owner_key, read_text
-from chrysalis.cli.verify_bundle import HEX32
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, KeyRecord
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.ear_keys import anchor_of
 from chrysalis.wire.pinning import pinned_context
 from chrysalis.wire.reasons import WireError, WireReason
+
+OUTPUT = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 
 
 @click.group("keys")
@@ -37,24 +40,25 @@ command.add_command(broker_evidence.command)
 
 @command.command("new-owner")
 @click.argument("file", type=click.Path(path_type=Path))
-def new_owner(file: Path) -> int:
+@OUTPUT
+def new_owner(file: Path, output: str) -> int:
     """Make an owner's signing key in FILE and print its public half, which the broker's settings list among a tenant's owners."""
-    click.echo(new_owner_key(file).public_key().public_bytes_raw().hex())
-    return 0
+    return _public(new_owner_key(file), output)
 
 
 @command.command("show-owner")
 @click.argument("file", type=click.Path(path_type=Path))
-def show_owner(file: Path) -> int:
+@OUTPUT
+def show_owner(file: Path, output: str) -> int:
     """Print the public half of the owner's signing key in FILE."""
-    click.echo(owner_key(file).public_key().public_bytes_raw().hex())
-    return 0
+    return _public(owner_key(file), output)
 
 
 @command.command("pin")
 @click.argument("url")
 @click.option("--connect", metavar="HOST:PORT", help="Connect there instead (a port-forward), but print URL.")
-def pin(url: str, connect: str | None) -> int:
+@OUTPUT
+def pin(url: str, connect: str | None, output: str) -> int:
     """Print the broker's pin as it belongs into a worker's spec.broker.
 
     Ask over a way that you trust: this is the moment of trust on first use.
@@ -76,19 +80,23 @@ def pin(url: str, connect: str | None) -> int:
         click.echo(f"{error.reason}: {error.message}\n  what to do: {error.remedy}\n  detail: {error.detail}", err=True)
         return EXIT_UNREACHABLE
     found = BrokerPin(url=url, spki_sha256=server.spki_sha256.hex(), ear_key=ear_key.hex())
-    click.echo(yaml.safe_dump(found.to_json_dict(), sort_keys=False), nl=False)
+    shown = found.to_json_dict()
+    click.echo(json.dumps(shown, indent=2) if output == "json" else yaml.safe_dump(shown, sort_keys=False).rstrip("\n"))
     return 0
 
 
 @command.command("put")
 @click.option("--broker", "url", required=True, help="The broker's https address.")
-@click.option("--pin", "spki", required=True, help="SHA-256 of the broker's TLS key, hex (`chrysalis keys pin`).")
+@click.option("--pin", "spki", type=PIN, required=True, help=PIN_HELP)
 @click.option("--record", "file", type=click.Path(path_type=Path), required=True, help="The key record, YAML or JSON, without `key`.")
 @click.option("--owner-key", "owner", type=click.Path(path_type=Path), required=True, help="The owner's signing key.")
 @click.option("--identity", type=click.Path(path_type=Path), required=True, help="The package's key, as `chrysalis seal` wrote it.")
 @click.option("--broker-policy", type=click.Path(path_type=Path), help="Judge the broker's own evidence by this first (placement InTD).")
 @click.option("--ear-key", type=HEX32, help="With --broker-policy: the broker's result key (hex), which its evidence must cover.")
-def put(url: str, spki: str, file: Path, owner: Path, identity: Path, broker_policy: Path | None, ear_key: bytes | None) -> int:
+@OUTPUT
+def put(
+    url: str, spki: str, file: Path, owner: Path, identity: Path, broker_policy: Path | None, ear_key: bytes | None, output: str
+) -> int:
     """Store a model key at a broker, bound to the owner's policy.
 
     With --broker-policy nothing is sent before the broker has shown, over its pinned key, that it runs in a trust domain which
@@ -109,7 +117,9 @@ def put(url: str, spki: str, file: Path, owner: Path, identity: Path, broker_pol
         click.echo("note: the broker's own evidence was not asked for (--broker-policy); you trust whoever runs it", err=True)
     code = ask(url, spki, lambda client: client.put_key(record.key_id, dsse.sign(PAYLOAD_KEY_RECORD, payload, key)))
     if code == 0:
-        click.echo(f"The broker holds key {record.key_id} for model {record.model_digest}, under policy {record.policy_name}.")
+        facts = {"keyId": record.key_id, "modelDigest": record.model_digest, "policyName": record.policy_name, "version": record.version}
+        words = f"The broker holds key {record.key_id} for model {record.model_digest}, under policy {record.policy_name}."
+        click.echo(json.dumps({"outcome": "Done"} | facts) if output == "json" else words)
     return code
 
 
@@ -117,9 +127,9 @@ def put(url: str, spki: str, file: Path, owner: Path, identity: Path, broker_pol
 @click.argument("backup", type=click.Path(path_type=Path))
 @click.option("--identity", "identity_file", type=click.Path(path_type=Path), required=True, help="The owner's age identity.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="A new directory for what opens.")
-@click.option("--ear-key", metavar="HEX", help="The broker's pinned EAR key: proves that the backup is its own.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the outcome.")
-def recover(backup: Path, identity_file: Path, out: Path, ear_key: str | None, output: str) -> int:
+@click.option("--ear-key", type=HEX32, help="The broker's pinned EAR key (hex): proves that the backup is its own.")
+@OUTPUT
+def recover(backup: Path, identity_file: Path, out: Path, ear_key: bytes | None, output: str) -> int:
     """Get the owner's keys out of a broker's BACKUP, without the broker and without its root key.
 
     Opens the recovery copies that were sealed to the owner's age recipient.  Writes for each KEYID.identity (the package's key) and
@@ -146,20 +156,23 @@ def recover(backup: Path, identity_file: Path, out: Path, ear_key: str | None, o
     return 0 if found else EXIT_NO
 
 
-def recovered(backup: Path, identity_text: str, ear_key: str | None) -> list[KeyRecord]:
+def _public(key: Ed25519PrivateKey, output: str) -> int:
+    public = key.public_key().public_bytes_raw().hex()
+    click.echo(json.dumps({"ownerPublicKey": public}) if output == "json" else public)
+    return 0
+
+
+def recovered(backup: Path, identity_text: str, ear_key: bytes | None) -> list[KeyRecord]:
     """The key records whose copies open; raises OwnerFileError and BrokerError (BackupInvalid)."""
     try:
         lines = [line for line in identity_text.splitlines() if line.strip() and not line.startswith("#")]  # as age-keygen writes it
         identity = x25519.Identity.from_str(lines[0].strip() if lines else "")
-        anchor = None if ear_key is None else bytes.fromhex(ear_key)
-        if anchor is not None and len(anchor) != 32:
-            raise ValueError("--ear-key must be 64 hex digits")
     except (pyrage.IdentityError, ValueError) as error:
         raise OwnerFileError(
-            OwnerFileReason.DOCUMENT_INVALID, "the identity or --ear-key cannot be read", "give an age identity (AGE-SECRET-KEY-1…)"
+            OwnerFileReason.DOCUMENT_INVALID, "the identity cannot be read", "give an age identity (AGE-SECRET-KEY-1…)"
         ) from error
     found: list[KeyRecord] = []
-    for _, _, copy in recovery_copies(backup, anchor):
+    for _, _, copy in recovery_copies(backup, ear_key):
         try:
             found.append(KeyRecord.model_validate_json(pyrage.decrypt(copy, [identity])))
         except (pyrage.DecryptError, ValidationError):

@@ -98,7 +98,7 @@ def _objects(path: Path) -> list[dict[str, Any]]:
     text = _read(path)
     try:
         found = [document for document in yaml.safe_load_all(text) if document is not None]
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise MeasureError(MeasureReason.MANIFEST_UNREADABLE, f"{path} is not YAML", "give a manifest", str(error)) from error
     flat: list[dict[str, Any]] = []
     for document in found:

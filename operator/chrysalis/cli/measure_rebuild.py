@@ -17,8 +17,8 @@ from typing import Any
 import click
 
 from chrysalis.api.reference import ReferenceValues
+from chrysalis.cli.hexadecimal import HEX32
 from chrysalis.cli.reference import envelope_in, verified
-from chrysalis.cli.verify_bundle import HEX32
 from chrysalis.errors import ChrysalisError
 
 IMAGE = "chrysalis-worker"

@@ -39,11 +39,15 @@ def read_text(path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise ValueError(f"over {MAX_FILE_BYTES} bytes")
-        return data.decode()
-    except (OSError, ValueError) as error:
-        raise OwnerFileError(OwnerFileReason.FILE_UNUSABLE, f"{path} cannot be read", "check its path", str(error)) from error
+    except OSError as error:
+        raise OwnerFileError(OwnerFileReason.FILE_UNUSABLE, f"{path} cannot be read: {error.strerror}", "check its path") from error
+    if len(data) > MAX_FILE_BYTES:
+        raise OwnerFileError(OwnerFileReason.FILE_UNUSABLE, f"{path} has more than {MAX_FILE_BYTES} bytes", "check its path")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        message = f"{path} is not text"
+        raise OwnerFileError(OwnerFileReason.FILE_UNUSABLE, message, "check its path; UTF-8 text is expected", str(error)) from error
 
 
 def owner_key(path: Path) -> Ed25519PrivateKey:

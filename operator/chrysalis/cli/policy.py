@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from chrysalis.api import names
 from chrysalis.api.policy import AttestationPolicySpec, SignedPolicy
 from chrysalis.attestation import lint as lints
+from chrysalis.cli.hexadecimal import PIN, PIN_HELP
 from chrysalis.cli.owner_files import EXIT_NO, OwnerFileError, OwnerFileReason, ask, owner_key, read_text
 from chrysalis.cli.policy_simulate import simulate
 from chrysalis.cli.times import Rfc3339
@@ -67,8 +68,9 @@ def lint(file: Path, strict: bool, at: datetime | None, output: str) -> int:
 @click.option("-f", "--filename", "file", type=click.Path(path_type=Path), required=True, help="An AttestationPolicy, YAML or JSON.")
 @click.option("--owner-key", "owner", type=click.Path(path_type=Path), required=True, help="The owner's signing key.")
 @click.option("--put", "url", help="Store it at this broker, too.")
-@click.option("--pin", "spki", help="SHA-256 of the broker's TLS key, hex (`chrysalis keys pin`).")
-def sign(file: Path, owner: Path, url: str | None, spki: str | None) -> int:
+@click.option("--pin", "spki", type=PIN, help=PIN_HELP)
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="text is YAML.")
+def sign(file: Path, owner: Path, url: str | None, spki: str | None, output: str) -> int:
     """Sign a policy and print the AttestationPolicy with envelope and ownerPublicKey, ready for `kubectl apply`.
 
     The signed bytes hold name and spec; spec.version must be higher than the stored one's.
@@ -84,7 +86,8 @@ def sign(file: Path, owner: Path, url: str | None, spki: str | None) -> int:
         if code:
             return code
     signed = {"envelope": envelope.to_json_dict(), "ownerPublicKey": key.public_key().public_bytes_raw().hex()}
-    click.echo(yaml.safe_dump(resource | {"spec": spec.to_json_dict() | signed}, sort_keys=False), nl=False)
+    whole = resource | {"spec": spec.to_json_dict() | signed}
+    click.echo(json.dumps(whole, indent=2) if output == "json" else yaml.safe_dump(whole, sort_keys=False).rstrip("\n"))
     return 0
 
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from chrysalis.api.policy import SignedPolicy
 from chrysalis.attestation.policy_file import read_policy
+from chrysalis.cli.hexadecimal import PIN, PIN_HELP
 from chrysalis.cli.owner_files import EXIT_NO, OwnerFileError, OwnerFileReason, ask, owner_key, read_text
 from chrysalis.clock import SystemClock, rfc3339
 from chrysalis.wire import owner_token
@@ -25,7 +26,7 @@ TIMEOUT_SECONDS = 120.0
 @click.command("simulate")
 @click.option("-f", "--filename", "file", type=click.Path(path_type=Path), required=True, help="An AttestationPolicy, YAML or JSON.")
 @click.option("--broker", "url", required=True, help="The broker's https address.")
-@click.option("--pin", "spki", required=True, help="SHA-256 of the broker's TLS key, hex (`chrysalis keys pin`).")
+@click.option("--pin", "spki", type=PIN, required=True, help=PIN_HELP)
 @click.option("--owner-key", "owner", type=click.Path(path_type=Path), required=True, help="The owner's signing key; signs no policy here.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def simulate(file: Path, url: str, spki: str, owner: Path, output: str) -> int:

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 
 from chrysalis.api.policy import Envelope, InitdataRule, Measurement
 from chrysalis.api.reference import GuestImage, ReferenceKind, ReferenceValues, Withdrawn, WorkerImage
+from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.oci_layout import image_of
 from chrysalis.cli.owner_files import EXIT_NO, OwnerFileError, OwnerFileReason, ask, owner_key, read_text
 from chrysalis.cli.times import Rfc3339
-from chrysalis.cli.verify_bundle import HEX32
 from chrysalis.clock import SystemClock, rfc3339
 from chrysalis.wire import dsse
 from chrysalis.wire.broker_client import BrokerClient
@@ -90,7 +90,7 @@ def make(
 @click.option("-f", "--filename", "file", type=PATH, required=True, help="Reference values, JSON, as `reference make` writes them.")
 @click.option("--publisher-key", "key_file", type=PATH, required=True, help="The publisher's signing key (`chrysalis keys new-owner`).")
 @click.option("--put", "url", help="Store them at this broker, too.")
-@click.option("--pin", "spki", help="SHA-256 of the broker's TLS key, hex (`chrysalis keys pin`).")
+@click.option("--pin", "spki", type=PIN, help=PIN_HELP)
 def sign(file: Path, key_file: Path, url: str | None, spki: str | None) -> int:
     """Sign reference values and print the envelope.
 
@@ -111,7 +111,7 @@ def sign(file: Path, key_file: Path, url: str | None, spki: str | None) -> int:
 
 @command.command("get")
 @click.option("--broker", "url", required=True, help="The broker's https address.")
-@click.option("--pin", "spki", required=True, help="SHA-256 of the broker's TLS key, hex (`chrysalis keys pin`).")
+@click.option("--pin", "spki", type=PIN, required=True, help=PIN_HELP)
 @click.option("--publisher", type=HEX32, required=True, help="The publisher's key (hex).")
 @OUTPUT
 def get(url: str, spki: str, publisher: bytes, output: str) -> int:

@@ -15,32 +15,14 @@ from chrysalis.attestation.freshness import FreshnessMode, Revocation
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.attestation.verdict import EvidenceClass
+from chrysalis.cli.hexadecimal import HEX32
 from chrysalis.clock import rfc3339
 from chrysalis.wire.bundle import MAX_BUNDLE_BYTES, BundleFile
 from chrysalis.wire.bundle_judgement import Expectations, Judgement, Signature, judge
 
-KEY_BYTES = 32
 Callback = Callable[..., int]
 
 
-class Hex32Type(click.ParamType[bytes]):
-    """32 bytes as 64 hex digits."""
-
-    name = "HEX"
-
-    def convert(self, value: str | bytes, param: click.Parameter | None, ctx: click.Context | None) -> bytes:
-        if isinstance(value, bytes):
-            return value
-        try:
-            found = bytes.fromhex(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if len(found) != KEY_BYTES:
-            self.fail(f"{len(found)} bytes; 64 hex digits are expected", param, ctx)
-        return found
-
-
-HEX32 = Hex32Type()
 OPTIONS = (
     click.option(
         "--bundle", type=click.Path(path_type=Path), help="Judge this evidence bundle instead of QUOTE, at its own time unless --at."
