@@ -69,7 +69,7 @@ MODULES = {
     ),
     "chrysalis.attestation.binding": ("attestation/test_binding", "attestation/test_mutants_binding"),
     "chrysalis.attestation.policy_file": ("attestation/test_policy_file", "attestation/test_mutants_policy_file"),
-    "chrysalis.api.policy": ("attestation/test_policy_rules", "api/test_crd", "attestation/test_lint"),
+    "chrysalis.api.policy": ("attestation/test_mutants_policy", "attestation/test_policy_rules", "api/test_crd", "attestation/test_lint"),
 }
 """What is mutated, and the tests that most likely notice; those of the other modules follow where these do not."""
 ONE_REPLACEMENT = {
