@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from chrysalis.broker.main import assemble
 from chrysalis.broker.reasons import BrokerError
 from chrysalis.cli.main import main
 from chrysalis.clock import SystemClock
+from chrysalis.errors import ChrysalisError
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, KeyRecord
 
@@ -159,6 +161,18 @@ def test_a_configuration_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
         code, _, err = run("broker", *verb, "--config", tmp_path / "c.yaml")
         assert code == 2
         assert "SettingsInvalid" in err
+
+
+@pytest.mark.parametrize("name", ["controller", "broker", "settlement"])
+@pytest.mark.parametrize("content", [b"[" * 5000, b"9" * 5000, b"\xff", b"", "endless"], ids=["deep", "long", "binary", "empty", "endless"])
+def test_settings_that_are_hostile(tmp_path: Path, name: str, content: bytes | str) -> None:
+    path = Path("/dev/zero") if content == "endless" else tmp_path / "settings.yaml"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    with pytest.raises(ChrysalisError) as refused:
+        importlib.import_module(f"chrysalis.{name}.settings").load(path)
+    assert refused.value.reason == "SettingsInvalid"
+    assert refused.value.remedy
 
 
 def test_keys_recover(run: Run, broker: Broker, tmp_path: Path) -> None:

@@ -73,11 +73,12 @@ class Settings(Model):
 def load(path: Path) -> Settings:
     """Read the file; raises SettlementError (SettingsInvalid) that names what is wrong."""
     try:
-        text = path.read_bytes()
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
         if len(text) > MAX_FILE_BYTES:
             raise ValueError(f"over {MAX_FILE_BYTES} bytes")
         return Settings.model_validate(yaml.safe_load(text))
-    except (OSError, ValueError, yaml.YAMLError, ValidationError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError, ValidationError) as error:
         raise SettlementError(
             SettlementReason.SETTINGS_INVALID,
             f"{path} is not a configuration of the settler",
