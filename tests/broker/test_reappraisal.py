@@ -272,6 +272,15 @@ def test_simulating_names_who_would_lose_and_changes_nothing(world: World) -> No
     assert "revokedAt" not in view(world, mine)
 
 
+def test_simulating_counts_a_domain_once_however_often_it_renewed(world: World) -> None:
+    domain = world.domain(world.acme)
+    renewed = [world.attest(domain).json()["resultId"] for _ in range(3)]
+    other = world.attest(world.domain(world.acme)).json()["resultId"]
+    found = simulate(world, tdx=no_measurement(world)).json()
+    assert found["judged"] == 2
+    assert {losing["resultId"] for losing in found["losing"]} == {renewed[-1], other}
+
+
 def test_simulating_sees_what_ends_later(world: World) -> None:
     mine = accepted(world)
     tdx = world.policy(world.acme)["tdx"]

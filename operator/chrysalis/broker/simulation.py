@@ -24,8 +24,9 @@ BY_THEN = frozenset({AttestationReason.COLLATERAL_EXPIRED, AttestationReason.COL
 
 @dataclass
 class Found:
-    """What was found so far; see PolicySimulation."""
+    """What was found so far; see PolicySimulation.  domains: the receipt keys of those that were judged."""
 
+    domains: set[str]
     unjudged: list[str]
     losing: list[SimulatedChange]
     gaining: list[SimulatedChange]
@@ -58,11 +59,14 @@ class Simulation:
         now = self._clock.now().replace(microsecond=0)
         stored = self._store.policy(owner, policy.name)
         ids = self._store.latest_attempts(owner, policy.name, unix(now), MAX_JUDGED + 1)
-        found = Found(unjudged=[], losing=[], gaining=[])
-        judged = min(len(ids), MAX_JUDGED)
-        for start in range(0, judged, BATCH):
-            for attempt in self._store.evidence_of(ids[start : min(start + BATCH, judged)]):
-                self._compare(found, attempt, policy, now)
+        found = Found(domains=set(), unjudged=[], losing=[], gaining=[])
+        ids_judged, judged = ids[:MAX_JUDGED], 0
+        for start in range(0, len(ids_judged), BATCH):
+            order = {result_id: number for number, result_id in enumerate(ids_judged[start : start + BATCH])}
+            attempts = sorted(self._store.evidence_of(list(order)), key=lambda attempt: order[attempt.result_id])
+            found.unjudged += sorted(order.keys() - {attempt.result_id for attempt in attempts})
+            for attempt in attempts:
+                judged += self._compare(found, attempt, policy, now)
         for changes in (found.losing, found.gaining):
             changes.sort(key=lambda change: (change.at, change.namespace, change.worker_name, change.result_id))
         return PolicySimulation(
@@ -78,8 +82,13 @@ class Simulation:
             unjudged=found.unjudged,
         )
 
-    def _compare(self, found: Found, attempt: StoredEvidence, policy: SignedPolicy, now: datetime) -> None:
+    def _compare(self, found: Found, attempt: StoredEvidence, policy: SignedPolicy, now: datetime) -> bool:
+        """Judge one attempt; False for a living result of a domain that has a newer one (a renewal), which is not judged."""
         view = ResultView.model_validate_json(attempt.document)
+        if view.verdict == "Accepted":
+            if view.keys.receipt in found.domains:
+                return False
+            found.domains.add(view.keys.receipt)
         verdict = again(self._judge, attempt, now, policy)
         if not verdict.judged:
             found.unjudged.append(attempt.result_id)
@@ -92,6 +101,7 @@ class Simulation:
             found.losing.append(_change(view, "AtExpiry", view.expires_at, later))
         else:
             found.keeping += 1
+        return True
 
     def _later(self, attempt: StoredEvidence, at: datetime, policy: SignedPolicy) -> list[NamedReason]:
         """Why the same machine would be refused when it renews at that time."""
