@@ -85,7 +85,7 @@ def test_the_older_entry_point_tells_the_cause(
 LINES = {
     "without the root": (["pck", "ca"], ""),
     "with the root": (["pck", "ca", "root"], ""),
-    "with the root twice": (["pck", "ca", "root", "root"], ""),
+    "with two of the root": (["pck", "ca", "root", "root"], ""),
     "with another root": (["pck", "ca", "other"], "CertificateInvalid"),
     "with another root behind": (["pck", "ca", "root", "other"], "CertificateInvalid"),
 }
@@ -301,7 +301,7 @@ ROOT, DEBUG, FAILED = AttestationReason.TRUST_ROOT_MISMATCH, AttestationReason.T
         ([ROOT, DEBUG, ROOT], DEBUG),
     ],
 )
-def test_of_several_anchors_the_one_that_it_chains_to_is_told(
+def test_of_several_roots_the_one_that_the_quote_chains_to_is_told(
     platform: SimulatedPlatform, monkeypatch: pytest.MonkeyPatch, each: list[AttestationReason], told: AttestationReason
 ) -> None:
     answers = iter([NotGenuine([Reason.of(reason, "")]) for reason in each])
