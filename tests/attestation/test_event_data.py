@@ -141,6 +141,31 @@ CASES: list[tuple[str, EventRule, list[Event], list[str]]] = [
         ["EventNotAllowed"],
     ),
     ("open, and something else", rule(2, "EV_IPL", text=CMDLINE.decode()), [GRUB, event(2, "EV_IPL", b"grub_cmd: cat\0", b"cat")], []),
+    (
+        "closed, and something else under another type",
+        rule(2, "EV_IPL", text=CMDLINE.decode(), closed=True),
+        [GRUB, event(2, "EV_POST_CODE", b"grub_cmd: cat\0", b"cat")],
+        ["EventNotAllowed"],
+    ),
+    (
+        "closed, and something else under a type that does not exist",
+        rule(2, "EV_IPL", text=CMDLINE.decode(), closed=True),
+        [GRUB, Event(3, 0x7FFFFFFF, {0xC: sha(b"cat")}, b"")],
+        ["EventNotAllowed"],
+    ),
+    ("closed, and a separator", rule(2, "EV_IPL", text=CMDLINE.decode(), closed=True), [GRUB, event(2, "EV_SEPARATOR", bytes(4))], []),
+    (
+        "closed, and something else as a separator",
+        rule(2, "EV_IPL", text=CMDLINE.decode(), closed=True),
+        [GRUB, event(2, "EV_SEPARATOR", bytes(4), b"cat")],
+        ["EventNotAllowed"],
+    ),
+    (
+        "closed, and what is not measured",
+        rule(2, "EV_IPL", text=CMDLINE.decode(), closed=True),
+        [GRUB, Event(3, eventlog.EV_NO_ACTION, {0xC: sha(b"cat")}, b"cat")],
+        [],
+    ),
     ("closed in another register", rule(2, "EV_IPL", text=CMDLINE.decode(), closed=True), [GRUB, event(1, "EV_IPL", b"cat")], []),
 ]
 
@@ -148,6 +173,11 @@ CASES: list[tuple[str, EventRule, list[Event], list[str]]] = [
 @pytest.mark.parametrize(("given_rule", "events", "expected"), [row[1:] for row in CASES], ids=[row[0] for row in CASES])
 def test_a_rule(given_rule: EventRule, events: list[Event], expected: list[str]) -> None:
     assert judged([given_rule], events) == expected
+
+
+def test_what_is_not_measured_proves_nothing() -> None:
+    assert event_data.measured(event(2, "EV_IPL", b"cat")) == b"cat"
+    assert event_data.measured(Event(3, eventlog.EV_NO_ACTION, {0xC: sha(b"cat")}, b"cat")) is None
 
 
 def test_an_empty_list_denies() -> None:

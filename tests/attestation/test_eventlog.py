@@ -38,7 +38,8 @@ def test_the_simulated_boot_replays() -> None:
 def test_padding_and_events_without_action() -> None:
     base = header() + event()
     registers = eventlog.replay(eventlog.parse(base))
-    for padding in (b"", bytes(7), bytes(100), b"\xff" * 100, b"\xff" * 3):
+    mixed = (bytes(3) + b"\xff" * 100, b"\xff" * 3 + bytes(100), bytes(60) + b"\xff" * 60 + bytes(60), b"\0\xff" * 40)
+    for padding in (b"", bytes(7), bytes(100), b"\xff" * 100, b"\xff" * 3, b"\xff" * (256 * 1024), *mixed):
         assert eventlog.replay(eventlog.parse(base + padding)) == registers
     assert eventlog.replay(eventlog.parse(base + event(kind=3, register=77))) == registers
     assert eventlog.replay(eventlog.parse(base + event())) != registers
@@ -64,6 +65,8 @@ TWO = ((0xB, 32), (0xC, 48))
         header(algorithms=((0xB, 32),)),
         header(algorithms=((0xC, 32),)),
         header(algorithms=((0x99, 48),)),
+        header(algorithms=((0xC, 48), (0x99, 65))),
+        header(algorithms=((0xC, 48), (0x99, 0))),
         header(algorithms=((0xC, 48),) * 9),
         header()[:-3],
         header() + event()[:-1],
@@ -85,6 +88,7 @@ def test_malformed_logs(log: bytes) -> None:
 def test_the_twins_of_malformed_logs_are_read() -> None:
     assert len(eventlog.parse(header() + event() * 4096)) == 4096
     assert eventlog.parse(header(algorithms=TWO) + event(digests=((0xB, bytes(32)), (0xC, bytes(48)))))
+    assert eventlog.parse(header(algorithms=((0x28, 48), (0xC, 48))) + event(digests=((0xC, bytes(48)), (0x28, bytes(48)))))  # SHA3-384
 
 
 @pytest.mark.parametrize("log", [event(register=0), event(register=5), header(TWO)[:0] + event(digests=())])

@@ -62,8 +62,9 @@ class EventRule(Model):
 
     register: 0–3, the RTMR.  Exactly one of: text (of types that measure a text; a loader's prefix such as
     `kernel_cmdline: ` and the NUL behind it are not measured and may be left out), variable (of types that measure a UEFI
-    variable), sha384 (the event's digest, of any type).  closed: every event of this type in this register must be one
-    that the policy's rules list.
+    variable), sha384 (the event's digest, of any type).  closed: every event in this register, of whatever type, must be one
+    that the policy's rules list, separators excepted: no register measures an event's type, so the log's word for it counts for
+    nothing.
     """
 
     register_index: Annotated[int, Field(ge=0, le=3, alias="register")]

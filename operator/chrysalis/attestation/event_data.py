@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from chrysalis.api.policy_events import EventRule, EventType, VariableRule
-from chrysalis.attestation.eventlog import EV_NO_ACTION, SHA384, Event
+from chrysalis.attestation.eventlog import EV_NO_ACTION, SHA384, Event, is_sound_separator
 from chrysalis.attestation.reasons import AttestationReason
 from chrysalis.attestation.verdict import Reason
 
@@ -79,7 +79,7 @@ def variable(data: bytes) -> Variable | None:
 def candidates(event: Event) -> list[bytes]:
     """The byte strings that an event of this type may have hashed, as far as they can be made from its datum."""
     data = event.data
-    if event.type in _UNMEASURED:
+    if event.type in _UNMEASURED or event.type == EV_NO_ACTION:
         return []
     found = [data]
     if event.type == _EV_IPL:
@@ -117,8 +117,10 @@ def text_digests(text: str) -> frozenset[bytes]:
 
 
 def judge(rules: Sequence[EventRule], events: Sequence[Event], replayed: Sequence[bool]) -> list[Reason]:
-    """Judge a log under a policy's rules: each rule is met by an event whose digest proves it, closed types hold nothing else.
+    """Judge a log under a policy's rules: each rule is met by an event whose digest proves it, closed registers hold nothing else.
 
+    No register measures an event's type: whoever writes the log gives an event another one at will.  So a rule is met by its
+    type only, and a closed register lets no event pass for its type, sound separators excepted: they say nothing.
     replayed: for each RTMR, whether the log replays to the quote's value.  Where it does not, its events are not judged:
     nothing is proved there, and the mismatch itself refuses.
     """
@@ -129,24 +131,28 @@ def judge(rules: Sequence[EventRule], events: Sequence[Event], replayed: Sequenc
     for number, event in enumerate(events):
         if event.type != EV_NO_ACTION:
             places.setdefault((event.register - 1, event.type), []).append((number, event))
-    listed: dict[tuple[int, int], set[int]] = {}
+    listed: dict[int, set[int]] = {}
     for number, rule in enumerate(rules):
         if not replayed[rule.register_index]:
             continue
         place = (rule.register_index, CODES[rule.type])
         met = {position for position, event in places.get(place, []) if _proves(rule, event)}
-        listed.setdefault(place, set()).update(met)
+        listed.setdefault(rule.register_index, set()).update(met)
         if not met:
             found.append(_unmet(number, rule, places.get(place, [])))
         elif rule.variable is not None:  # the same variable with another value would contradict the rule
             for position, event in places[place]:
                 if position not in met and _names(rule.variable, event):
                     found.append(_contradicted(number, position, rule))
-    for place in dict.fromkeys((rule.register_index, CODES[rule.type]) for rule in rules if rule.closed and replayed[rule.register_index]):
-        extra = [position for position, _ in places.get(place, []) if position not in listed.get(place, set())]
+    for register in sorted({rule.register_index for rule in rules if rule.closed and replayed[rule.register_index]}):
+        extra = [
+            f"{position} ({NAMES.get(event.type, f'{event.type:#010x}')})"
+            for position, event in enumerate(events)
+            if event.register - 1 == register and event.type != EV_NO_ACTION
+            if position not in listed[register] and not is_sound_separator(event)
+        ]
         if extra:
-            shown = ", ".join(map(str, extra[:8]))
-            message = f"RTMR{place[0]} holds events of type {NAMES[place[1]]} that no rule lists: {shown}"
+            message = f"RTMR{register} is closed and holds events that no rule lists: {', '.join(extra[:8])}"
             found.append(Reason.of(_R.EVENT_NOT_ALLOWED, message))
     return found
 

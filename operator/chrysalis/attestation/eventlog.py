@@ -18,12 +18,15 @@ MAX_LOG_BYTES = 512 * 1024
 MAX_EVENTS = 4096
 MAX_DIGESTS = 8
 MAX_ALGORITHMS = 8
+MAX_DIGEST_BYTES = 64
 EV_NO_ACTION = 3
 EV_SEPARATOR = 4
 SHA384 = 0x000C
 SIGNATURE = b"Spec ID Event03\0"
 DIGEST_BYTES = {0x0004: 20, 0x000B: 32, 0x000C: 48, 0x000D: 64, 0x0012: 32}
 """TPM algorithm ids and the size of their digests: SHA-1, SHA-256, SHA-384, SHA-512, SM3-256."""
+PADDING = b"\0\xff"
+"""The bytes that fill up what a table does not use: one of them, or one behind the other where two programs filled it."""
 RTMRS = 4
 ACPI_TABLE = b"CCEL"
 """Signature of the ACPI table that says where the log is (ACPI 6.5, section 5.2.34); it is not the log."""
@@ -53,7 +56,7 @@ def parse(log: bytes) -> list[Event]:
     algorithms, position = _header(log)
     events: list[Event] = []
     while size - position >= 8:
-        if log[position : position + 4] == b"\xff" * 4 or log[position : position + 8] == bytes(8):
+        if log[position : position + 4] == b"\xff" * 4 or not log[position : position + 8].strip(PADDING):
             break  # the unused part of the firmware's table
         if len(events) == MAX_EVENTS:
             raise _malformed(f"the event log has more than {MAX_EVENTS} events")
@@ -64,7 +67,7 @@ def parse(log: bytes) -> list[Event]:
         events.append(event)
     rest = log[position:]
     plain = rest[:1] in (b"\xff", b"\0") and rest == rest[:1] * len(rest)  # the usual case, fast: tables are large
-    if not plain and rest.strip(b"\xff").strip(b"\0"):
+    if not plain and rest.strip(PADDING):
         raise _malformed(f"bytes that are no event follow at {position}")
     return events
 
@@ -100,11 +103,17 @@ def separators(events: Sequence[Event]) -> None:
             continue
         if event.type == EV_SEPARATOR:
             counts[index] += 1
-            if event.data not in (bytes(4), b"\xff" * 4) or event.digests.get(SHA384) != hashlib.sha384(event.data).digest():
+            if not is_sound_separator(event):
                 raise _separator(f"event {number} is a separator that reports an error, or whose digest is not of its data")
             if last_is_separator[index] or counts[index] > (2 if index == 0 else 1):
                 raise _separator(f"event {number} repeats the separator of RTMR{index}")
         last_is_separator[index] = event.type == EV_SEPARATOR
+
+
+def is_sound_separator(event: Event) -> bool:
+    """Whether this is a separator that reports no error and whose digest is of its data."""
+    sound = event.type == EV_SEPARATOR and event.data in (bytes(4), b"\xff" * 4)
+    return sound and event.digests.get(SHA384) == hashlib.sha384(event.data).digest()
 
 
 def _header(log: bytes) -> tuple[dict[int, int], int]:
@@ -127,7 +136,8 @@ def _header(log: bytes) -> tuple[dict[int, int], int]:
     algorithms: dict[int, int] = {}
     for number in range(count):
         algorithm, digest_bytes = _PAIR.unpack_from(spec, 28 + 4 * number)
-        if DIGEST_BYTES.get(algorithm) != digest_bytes or algorithm in algorithms:
+        known = DIGEST_BYTES.get(algorithm, digest_bytes)  # of another algorithm, the log itself says the size
+        if known != digest_bytes or not 1 <= digest_bytes <= MAX_DIGEST_BYTES or algorithm in algorithms:
             raise _malformed(f"the event log declares algorithm {algorithm:#06x} twice or with {digest_bytes} bytes")
         algorithms[algorithm] = digest_bytes
     if SHA384 not in algorithms:
