@@ -18,13 +18,15 @@ from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.nonces import SKEW_SECONDS, Nonces, replayed
 from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.signed_results import SignedResults
 from chrysalis.broker.state_keys import StateKeys
 from chrysalis.broker.store import Basis, Kept, NewEvidence, Store, StoredResult
 from chrysalis.broker.tenants import Tenants
 from chrysalis.clock import Clock, unix
 from chrysalis.receipts.objects import ReceiptKeyCertificate
 from chrysalis.wire.broker import AttestResult, Evidence, NamedReason, ResultView
-from chrysalis.wire.ear import Confirmation, Ear, EarResult, VerifierId
+from chrysalis.wire.ear import Confirmation, Ear, EarResult, Opened, VerifierId
+from chrysalis.wire.ear_keys import CertifiedKey
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,7 @@ class Attestor:
         nonces: Nonces,
         keys: StateKeys,
         ear_keys: EarKeys,
+        signed: SignedResults,
         placement: Placement,
         clock: Clock,
         metrics: Metrics,
@@ -69,6 +72,7 @@ class Attestor:
         self._nonces = nonces
         self._keys = keys
         self._ear_keys = ear_keys
+        self._signed = signed
         self._placement = placement
         self._clock = clock
         self._metrics = metrics
@@ -155,7 +159,7 @@ class Attestor:
             model_digest=case.record.model_digest,
             gpu=None if case.gpu is None else ear_claims.gpus(case.gpu),
         )
-        ear = Ear(
+        claims = Ear(
             jti=result_id,
             iat=unix(case.at),
             exp=unix(end.at),
@@ -165,7 +169,10 @@ class Attestor:
             cnf=Confirmation(spki_sha256=evidence.keys.tls_spki_sha256.lower()),
             keys=evidence.keys,
             result=result,
-        ).sign(self._ear_keys.signer(unix(case.at), unix(end.at)))
+        )
+        signer = self._ear_keys.signer(unix(case.at), unix(end.at))
+        ear = claims.sign(signer)
+        self._signed.remember(ear, Opened(claims, signer.certificate if isinstance(signer, CertifiedKey) else None))
         certificate = ReceiptKeyCertificate(
             receipt_key=evidence.keys.receipt.lower(),
             set=identity.set,

@@ -34,6 +34,7 @@ from chrysalis.broker.reference_values import References
 from chrysalis.broker.release import Results
 from chrysalis.broker.server import MAX_HEADER_BYTES, TlsServer
 from chrysalis.broker.settings import Settings
+from chrysalis.broker.signed_results import SignedResults
 from chrysalis.broker.simulation import Simulation
 from chrysalis.broker.store import Store
 from chrysalis.broker.tenants import Tenants
@@ -81,6 +82,7 @@ def assemble(
     judge = Judge(store=store, records=records, references=references, collateral=collateral, keys=keys, placement=configuration.placement)
     own_evidence = OwnEvidence(configuration.own_evidence, keys=keys, collateral=collateral, clock=clock)
     own_evidence.check()
+    signed = SignedResults()
     nonces = Nonces(keys.nonce_key, clock, configuration.nonce_seconds)
     return Deps(
         settings=configuration,
@@ -95,12 +97,15 @@ def assemble(
             nonces=nonces,
             keys=keys,
             ear_keys=ear_keys,
+            signed=signed,
             placement=configuration.placement,
             clock=clock,
             metrics=metrics,
             tenants=tenants,
         ),
-        results=Results(store=store, judge=judge, records=records, encryption=encryption, keys=keys, clock=clock, metrics=metrics),
+        results=Results(
+            store=store, judge=judge, records=records, encryption=encryption, keys=keys, signed=signed, clock=clock, metrics=metrics
+        ),
         records=records,
         references=references,
         own_evidence=own_evidence,

@@ -13,12 +13,12 @@ from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.reappraisal import revocation_of
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.records import OwnersRecords, key_context
+from chrysalis.broker.signed_results import SignedResults
 from chrysalis.broker.state_keys import StateKeys
 from chrysalis.broker.store import Revocation, Store, StoredKey, StoredResult
 from chrysalis.clock import Clock, from_unix, unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.sealing import hpke
-from chrysalis.wire import ear
 from chrysalis.wire.broker import ReleaseRequest, ResultView, WrappedKey
 from chrysalis.wire.ear import Ear
 
@@ -41,6 +41,7 @@ class Results:
         records: OwnersRecords,
         encryption: KeyEncryption,
         keys: StateKeys,
+        signed: SignedResults,
         clock: Clock,
         metrics: Metrics,
     ) -> None:
@@ -49,6 +50,7 @@ class Results:
         self._records = records
         self._encryption = encryption
         self._keys = keys
+        self._signed = signed
         self._clock = clock
         self._metrics = metrics
 
@@ -221,7 +223,7 @@ class Results:
             raise BrokerError(BrokerReason.RESULT_EXPIRED, "the result has expired", ATTEST_AGAIN)
         if result.revoked_at is not None:
             raise _revoked(f"{result.revoked_reason}: {result.revoked_message}")
-        token = ear.verify(_view(result).ear, self._keys.ear_public, self._clock.now())
+        token = self._signed.open(_view(result).ear, self._keys.ear_public, self._clock.now())
         record = self._records.record(stored)
         policy = self._records.policy_of(record)  # 3
         if policy is None or (policy.name, policy.spec.version) != (token.result.policy_name, token.result.policy_version):

@@ -9,6 +9,7 @@ chrysalis_result.  Signed with EdDSA by the pinned key itself, or with EdDSA or 
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
@@ -125,6 +126,14 @@ class Ear(Model):
         return jwt.encode(self.to_json_dict(), key, algorithm=Algorithm.EDDSA.value, headers=headers)
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A token whose signature holds; certificate: of the key that signed it, None for the pinned key itself."""
+
+    ear: Ear
+    certificate: KeyCertificate | None
+
+
 def verify(token: str, ear_key: bytes, now: datetime) -> Ear:
     """Judge a token by the broker's pinned key (raw Ed25519).
 
@@ -134,6 +143,13 @@ def verify(token: str, ear_key: bytes, now: datetime) -> Ear:
 
     Raises WireError: EarMalformed, EarSignatureInvalid, EarExpired.
     """
+    opened = open_token(token, ear_key)
+    check_times(opened, now)
+    return opened.ear
+
+
+def open_token(token: str, ear_key: bytes) -> Opened:
+    """Steps 1 to 4 of `verify`: all that does not depend on the time.  Raises WireError: EarMalformed, EarSignatureInvalid."""
     if len(token) > MAX_TOKEN_BYTES:
         raise _malformed(f"{len(token)} bytes; at most {MAX_TOKEN_BYTES} are read")
     certificate: KeyCertificate | None = None
@@ -159,7 +175,12 @@ def verify(token: str, ear_key: bytes, now: datetime) -> Ear:
         ) from error
     except (jwt.PyJWTError, ReceiptError, KeyError, ValidationError, ValueError, RecursionError, UnsupportedAlgorithm) as error:
         raise _malformed(str(error)[:1024]) from error
-    at = unix(now)
+    return Opened(ear, certificate)
+
+
+def check_times(opened: Opened, now: datetime) -> None:
+    """Steps 5 and 6 of `verify`; raises WireError (EarExpired)."""
+    ear, certificate, at = opened.ear, opened.certificate, unix(now)
     if at >= ear.exp or ear.iat > at + CLOCK_LEEWAY_SECONDS:  # 5
         raise _expired("the attestation result is expired, or from the future", f"issued {ear.iat}, expires {ear.exp}, now {at}")
     if certificate and not (certificate.nbf <= ear.iat < certificate.signs_until and at < certificate.exp):  # 6
@@ -167,7 +188,6 @@ def verify(token: str, ear_key: bytes, now: datetime) -> Ear:
             "the attestation result was signed outside of its key's time, or the key's time is over",
             f"issued {ear.iat}, key signs {certificate.nbf} to {certificate.signs_until}, verifies until {certificate.exp}, now {at}",
         )
-    return ear
 
 
 def require(
