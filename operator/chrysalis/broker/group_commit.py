@@ -1,9 +1,9 @@
 """One writer for a process: transactions that wait at the same time are committed together.
 
 A commit waits for the disk, and writing transactions follow one another; with one commit for each, thirty-two attestations at
-once would wait for sixty-four turns of the disk.  The writer takes what is waiting, runs each piece of work in a savepoint of
-its own within one transaction, and commits once.  Nobody gets an answer before that commit; work that fails takes back its own
-savepoint and nothing else.
+once would wait for sixty-four turns of the disk.  The writer takes what is waiting, runs it in one transaction, and commits
+once.  Nobody gets an answer before that commit.  Where some work fails, which is rare, all is taken back and run again, each
+piece in a savepoint of its own: then what fails takes back its own changes and nothing else.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ MOST = 64
 
 T = TypeVar("T")
 Work = Callable[[Connection], Any]
+Outcome = tuple[Future[Any], Any, BaseException | None]
 
 
 class GroupCommit:
@@ -36,7 +37,10 @@ class GroupCommit:
         self._closed = False
 
     def run(self, work: Callable[[Connection], T]) -> T:
-        """Run work in a transaction and return what it returns once that is committed; raises what it or the commit raises."""
+        """Run work in a transaction and return what it returns once that is committed; raises what it or the commit raises.
+
+        It may be run twice, the first time without effect.
+        """
         done: Future[T] = Future()
         with self._wake:
             if self._closed:
@@ -67,14 +71,8 @@ class GroupCommit:
             self._commit(batch)
 
     def _commit(self, batch: list[tuple[Work, Future[Any]]]) -> None:
-        outcomes: list[tuple[Future[Any], Any, BaseException | None]] = []
         try:
-            with self._writing() as connection:
-                if len(batch) == 1:
-                    ((work, done),) = batch
-                    outcomes.append((done, work(connection), None))
-                else:
-                    outcomes += [(done, *_saved(connection, work)) for work, done in batch]
+            outcomes = self._together(batch) or self._each(batch)
         except BaseException as error:  # whatever it is, those who wait must hear of it
             for _, done in batch:
                 done.set_exception(error)
@@ -84,6 +82,28 @@ class GroupCommit:
                 done.set_result(result)
             else:
                 done.set_exception(failure)
+
+    def _together(self, batch: list[tuple[Work, Future[Any]]]) -> list[Outcome] | None:
+        """Run and commit a batch without savepoints; None, and nothing is changed, where one of several failed."""
+        try:
+            with self._writing() as connection:
+                try:
+                    return [(done, work(connection), None) for work, done in batch]
+                except BaseException as error:
+                    if len(batch) == 1:
+                        raise
+                    raise _OneFailed from error
+        except _OneFailed:
+            return None
+
+    def _each(self, batch: list[tuple[Work, Future[Any]]]) -> list[Outcome]:
+        """The same with a savepoint for each."""
+        with self._writing() as connection:
+            return [(done, *_saved(connection, work)) for work, done in batch]
+
+
+class _OneFailed(Exception):
+    """Takes a batch back."""
 
 
 def _saved(connection: Connection, work: Work) -> tuple[Any, BaseException | None]:
