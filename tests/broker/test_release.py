@@ -193,3 +193,29 @@ def test_a_changed_log_is_found(world: World, statement: str) -> None:
     with pytest.raises(BrokerError) as caught:
         audit.verify(world.deps.store.audit_log())
     assert caught.value.reason == BrokerReason.AUDIT_BROKEN
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "change", "reason"),
+    [
+        ("results", "document", lambda mine, rivals: rivals, "ResultForAnotherKey"),
+        ("policies", "payload", lambda mine, rivals: mine.replace("600", "601"), "StateUnusable"),
+        ("policies", "envelope", lambda mine, rivals: rivals, "StateUnusable"),
+        ("key_records", "record", lambda mine, rivals: mine.replace('"Simulated"', '"Simulated","Hardware"'), "StateUnusable"),
+        ("key_records", "sealed_key", lambda mine, rivals: rivals, "StateUnusable"),
+    ],
+)
+def test_who_writes_to_the_database_gets_no_key(
+    world: World, reasons: Reasons, table: str, column: str, change: Callable[[Any, Any], Any], reason: str
+) -> None:
+    """What decides about a key is signed, or the key's encryption is bound to it; rows that are changed or exchanged open nothing."""
+    result = accepted(world)
+    accepted(world, world.rival)
+    assert world.release("acme", result).status_code == 200
+    with world.deps.store.database.writing() as db:
+        found = {row.owner: row[0] for row in db.execute(text(f"SELECT {column}, owner FROM {table}"))}
+        mine, rivals = found[world.acme.public.hex()], found[world.rival.public.hex()]
+        assert change(mine, rivals) != mine
+        statement = text(f"UPDATE {table} SET {column} = :new WHERE owner = :owner")
+        db.execute(statement, {"new": change(mine, rivals), "owner": world.acme.public.hex()})
+    assert reasons(world.release("acme", result)) == [reason]

@@ -29,9 +29,12 @@ REMEMBERED = 32
 """How many key records and policies stay parsed, by their text."""
 
 
-def key_context(key_id: str, owner: str) -> bytes:
-    """What a stored key's encryption is bound to."""
-    return f"chrysalis/v1/stored-key\0{owner}\0{key_id}".encode()
+def key_context(key_id: str, owner: str, record: str) -> bytes:
+    """What a stored key's encryption is bound to: whose it is, and the record's own text (StoredKey.record).
+
+    Whoever can write to the database and changes who may get a key, changes what it does not open with any more.
+    """
+    return f"chrysalis/v1/stored-key\0{owner}\0{key_id}\0{hashlib.sha256(record.encode()).hexdigest()}".encode()
 
 
 class OwnersRecords:
@@ -67,13 +70,14 @@ class OwnersRecords:
             raise BrokerError(BrokerReason.KEY_MALFORMED, error.message, error.remedy) from error
         owner = verified.public_key.hex()
         secret = record.key.strip().encode()
+        terms = record.model_copy(update={"key": "", "owner_public_key": owner}).model_dump_json(by_alias=True)
         stored = StoredKey(
             key_id=key_id,
             owner=owner,
             version=record.version,
             payload_sha256=hashlib.sha256(verified.payload).hexdigest(),
-            record=record.model_copy(update={"key": "", "owner_public_key": owner}).model_dump_json(by_alias=True),
-            sealed_key=self._encryption.encrypt(secret, key_context(key_id, owner)),
+            record=terms,
+            sealed_key=self._encryption.encrypt(secret, key_context(key_id, owner, terms)),
             key_since=self._key_since(key_id, owner, secret, record.version),
             recovery=recovery.seal(verified.payload, record.recovery_recipients),
         )
@@ -113,9 +117,12 @@ class OwnersRecords:
         return _record(stored.record)
 
     def policy_of(self, record: KeyRecord) -> SignedPolicy | None:
-        """The policy that the record's owner bound the key to, in its current version; None when there is none."""
+        """The policy that the record's owner bound the key to, in its current version; None when there is none.
+
+        Raises BrokerError (StateUnusable) when what is stored is not what that owner signed.
+        """
         stored = self._store.policy(record.owner_public_key, record.policy_name)
-        return None if stored is None else _policy(stored.payload)
+        return None if stored is None else _policy(stored)
 
     def _allowance(self, owner: str) -> Allowance | None:
         tenant = self._tenants.of(owner)
@@ -126,7 +133,7 @@ class OwnersRecords:
         held = self._store.key(key_id)
         if held is None or held.owner != owner:
             return version
-        before = self._encryption.decrypt(held.sealed_key, key_context(key_id, owner))
+        before = self._encryption.decrypt(held.sealed_key, key_context(key_id, owner, held.record))
         return held.key_since if hmac.compare_digest(before, secret) else version
 
     def _verified(self, envelope: Envelope, payload_type: str) -> dsse.Verified:
@@ -149,8 +156,22 @@ def _record(text: str) -> KeyRecord:
 
 
 @lru_cache(maxsize=REMEMBERED)
-def _policy(payload: str) -> SignedPolicy:
-    return SignedPolicy.model_validate_json(payload)
+def _policy(stored: StoredPolicy) -> SignedPolicy:
+    """Read a stored policy; its signature counts at each use, not only when it came: the database is no authority."""
+    try:
+        envelope = Envelope.model_validate_json(stored.envelope)
+        verified = dsse.verify(envelope, PAYLOAD_POLICY, [bytes.fromhex(stored.owner)])
+        policy = SignedPolicy.model_validate_json(verified.payload)
+        if (verified.payload.decode(), policy.name, policy.spec.version) != (stored.payload, stored.name, stored.version):
+            raise ValueError("payload, name or version is another than the signed one")
+    except (WireError, ValueError) as error:
+        raise BrokerError(
+            BrokerReason.STATE_UNUSABLE,
+            f"the stored policy {stored.name} is not what its owner signed",
+            "find out who could write to the database; let the owner store the policy again in a higher version",
+            str(error)[:512],
+        ) from error
+    return policy
 
 
 def _parse(model: type[M], payload: bytes) -> M:

@@ -83,7 +83,7 @@ class Results:
             token = self._check(stored, result, now)
             judged = self._judge_again(result)
             info = hpke.model_key_info(key_id, token.result.model_digest, result.result_id)
-            secret = self._encryption.decrypt(stored.sealed_key, key_context(key_id, stored.owner))
+            secret = self._encryption.decrypt(stored.sealed_key, key_context(key_id, stored.owner, stored.record))
             wrapped = hpke.wrap(bytes.fromhex(token.keys.hpke), secret, info)
         except ChrysalisError as error:
             self._metrics.releases.labels("refused", error.reason).inc()
@@ -224,6 +224,9 @@ class Results:
         if result.revoked_at is not None:
             raise _revoked(f"{result.revoked_reason}: {result.revoked_message}")
         token = self._signed.open(_view(result).ear, self._keys.ear_public, self._clock.now())
+        if (token.jti, token.result.key_id, token.result.policy_owner) != (result.result_id, stored.key_id, stored.owner):
+            # The columns beside the token chose the row; who may write to the database chooses them.
+            raise BrokerError(BrokerReason.RESULT_FOR_ANOTHER_KEY, "the result's token is of another result or key", ATTEST_AGAIN)
         record = self._records.record(stored)
         policy = self._records.policy_of(record)  # 3
         if policy is None or (policy.name, policy.spec.version) != (token.result.policy_name, token.result.policy_version):

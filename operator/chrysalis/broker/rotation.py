@@ -45,11 +45,12 @@ class Outcome:
 def values(database: Database) -> Iterator[Kept]:
     """Every sealed value of the database."""
     with database.reading() as db:
-        keys = db.execute(select(tables.key_records.c.key_id, tables.key_records.c.owner, tables.key_records.c.sealed_key)).all()
+        k = tables.key_records.c
+        keys = db.execute(select(k.key_id, k.owner, k.record, k.sealed_key)).all()
         signing = db.execute(select(tables.ear_keys.c.kid, tables.ear_keys.c.sealed_key)).all()
         own = db.execute(select(tables.state_keys.c.name, tables.state_keys.c.sealed)).all()
-    for key_id, owner, sealed in keys:
-        yield Kept(tables.key_records, key_id, sealed, key_context(key_id, owner))
+    for key_id, owner, record, sealed in keys:
+        yield Kept(tables.key_records, key_id, sealed, key_context(key_id, owner, record))
     for kid, sealed in signing:
         yield Kept(tables.ear_keys, kid, sealed, ear_keys.context(kid))
     for name, sealed in own:
