@@ -212,7 +212,7 @@ def test_an_owner_recovers_its_keys_with_its_own_identity_alone(world: World, tm
     assert world.put_key(world.rival, version=2, recovery_recipients=[str(other.to_public())]).status_code == 201
     save(world, tmp_path / "backup.tar")
     # The broker is gone, its root key too: only the file and the owner's identity are left.
-    (found,) = cli_keys.recovered(tmp_path / "backup.tar", f"# created: today\n{owners}\n", world.deps.keys.ear_public.hex())
+    (found,) = cli_keys.recovered(tmp_path / "backup.tar", f"# created: today\n{owners}\n", world.deps.keys.ear_public)
     assert (found.key_id, found.key, found.version) == ("acme", world.acme.identity, 2)
     assert cli_keys.recovered(tmp_path / "backup.tar", str(x25519.Identity.generate()), None) == []
 
