@@ -66,7 +66,7 @@ MODULES = {
         "attestation/test_library_gaps",
         "attestation/test_proved",
     ),
-    "chrysalis.attestation.binding": ("attestation/test_binding", "attestation/test_mutants_binding"),
+    "chrysalis.attestation.binding": ("attestation/test_binding", "attestation/test_mutants_binding", "attestation/test_mutants_frozen"),
     "chrysalis.attestation.policy_file": ("attestation/test_policy_file", "attestation/test_mutants_policy_file"),
     "chrysalis.api.policy": ("attestation/test_mutants_policy", "attestation/test_policy_rules", "api/test_crd", "attestation/test_lint"),
 }
