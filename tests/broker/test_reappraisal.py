@@ -171,6 +171,23 @@ def test_what_cannot_be_judged_for_want_of_collateral_is_left_alone(world: World
     assert "revokedAt" not in view(world, mine)
 
 
+def test_one_result_does_not_keep_a_sweep_from_the_others(world: World) -> None:
+    first, second = accepted(world), accepted(world)
+    nonce = world.deps.store.evidence(first).message
+    judge = world.deps.reappraiser._judge.judge
+
+    def fails(evidence: Evidence, *arguments: Any, **more: Any) -> Any:
+        if evidence.nonce in nonce:
+            raise ZeroDivisionError
+        return judge(evidence, *arguments, **more)
+
+    world.deps.reappraiser._judge.judge = fails
+    assert world.put_policy(world.acme, version=2, tdx=no_measurement(world)).status_code == 201
+    assert world.deps.reappraiser.work() == 2
+    assert view(world, first)["revokedReason"] == "EvidenceUnusable"
+    assert view(world, second)["revokedReason"] == "MeasurementNotAllowed"
+
+
 def test_what_needs_no_collateral_counts_without_it(world: World) -> None:
     mine = accepted(world)
     with world.deps.store.database.writing() as db:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from chrysalis.api.policy import SignedPolicy
 from chrysalis.broker.judging import Case, Judge
@@ -91,7 +92,15 @@ class Reappraiser:
 
 def revocation_of(judge: Judge, result_id: str, stored: StoredEvidence | None, cause: Cause, at: datetime) -> Revocation | None:
     """The end of a living result, where its evidence would be refused by now; None where it would not."""
-    reasons = [UNUSABLE] if stored is None else again(judge, stored, at).reasons
+    try:
+        reasons = [UNUSABLE] if stored is None else again(judge, stored, at).reasons
+    except SQLAlchemyError:
+        raise  # the database's trouble says nothing about the evidence; the sweep goes on when it is over
+    except Exception as error:  # nobody foresaw it; one result must not keep the sweep from all others
+        log.error(
+            "evidence cannot be judged again", extra={"event": "ReappraisalFailed", "result": result_id, "error": type(error).__name__}
+        )
+        reasons = [UNUSABLE]
     if not reasons:
         return None
     first = reasons[0]
