@@ -118,6 +118,15 @@ def test_watchers_are_bounded(world: World) -> None:
         watching.admit("one")
 
 
+def test_administrators_do_not_take_the_operators_places(world: World) -> None:
+    watching = watch.Watching(world.deps.store)
+    for number in range(watch.MAX_WATCHERS - watch.KEPT_FOR_READERS):
+        watching.admit(f"administrator {number}")
+    with pytest.raises(Exception, match="watchers"):
+        watching.admit("one more")
+    watching.admit("operator", reader=True)
+
+
 def test_a_stream_tells_what_changes(world: World) -> None:
     watching = watch.Watching(world.deps.store)
 

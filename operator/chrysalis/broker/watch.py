@@ -22,6 +22,8 @@ LOOK_SECONDS = 0.2
 """How often a watcher looks at the number that the process has read last."""
 MAX_WATCHERS = 128
 MAX_WATCHERS_OF_A_CALLER = 8
+KEPT_FOR_READERS = 16
+"""Places that only the cluster's own readers may take: the operator must see revocations, however many administrators watch."""
 MAX_WAIT_SECONDS = 60
 MAX_WATCH_SECONDS = 600
 """A stream ends after this, and its watcher comes back: whoever lost the right to watch does not go on for ever."""
@@ -58,9 +60,10 @@ class Watching:
         self._reading = False
         self._watchers: Counter[str] = Counter()
 
-    def admit(self, caller: str) -> Place:
-        """A watcher's place; raises BrokerError (TooManyWatchers)."""
-        if self._watchers[caller] >= MAX_WATCHERS_OF_A_CALLER or self._watchers.total() >= MAX_WATCHERS:
+    def admit(self, caller: str, *, reader: bool = False) -> Place:
+        """A watcher's place; raises BrokerError (TooManyWatchers).  reader: whether it is one of the cluster's own."""
+        most = MAX_WATCHERS if reader else MAX_WATCHERS - KEPT_FOR_READERS
+        if self._watchers[caller] >= MAX_WATCHERS_OF_A_CALLER or self._watchers.total() >= most:
             raise BrokerError(
                 BrokerReason.TOO_MANY_WATCHERS,
                 f"more than {MAX_WATCHERS_OF_A_CALLER} watchers of one caller, or {MAX_WATCHERS} in all",

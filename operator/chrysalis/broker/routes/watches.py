@@ -59,7 +59,9 @@ class Watches:
             verdict=query.get("verdict", ""),
             limit=limit,
         )
-        place = self._watching.admit(caller.name)  # now, so that a watcher too many gets a refusal and not the beginning of a stream
+        place = self._watching.admit(
+            caller.name, reader=caller.everything
+        )  # now, so that a watcher too many gets a refusal and not the beginning of a stream
         if "wait" in query:
             try:
                 found, following = await self._watching.wait(page, after, seconds)
