@@ -245,6 +245,8 @@ def test_unknown_platforms_are_let_in_slowly(bench: Bench, monkeypatch: pytest.M
         said.append(caught.value.detail)
     assert ["TooManyPlatforms" in text for text in said] == [False] * 3 + [True] * 3
     assert bench.failures(DocumentKind.TCB_INFO, "TooManyPlatforms") == 3
+    assert cache._may_ask_for_one_more(INTEL_ANCHOR)  # real platforms have an allowance of their own
+    assert not cache._may_ask_for_one_more(bench.anchor)
     bench.pccs.down = False
     bench.clock.advance(60)
     assert cache.for_quote(bench.quote, bench.anchor, bench.clock.now())

@@ -95,7 +95,8 @@ class CollateralCache:
         self._lock = threading.Lock()  # of the members below
         self._anchors: dict[str, TrustAnchor] = {INTEL_ANCHOR.sha256: INTEL_ANCHOR}
         self._joined: OrderedDict[tuple[str, ...], Collateral] = OrderedDict()
-        self._allowance = schedule.Allowance(UNKNOWN_BURST, UNKNOWN_PER_MINUTE, clock.monotonic())
+        # Whoever owns a simulated root certifies any number of platforms; real ones do not queue behind those.
+        self._allowances = {real: schedule.Allowance(UNKNOWN_BURST, UNKNOWN_PER_MINUTE, clock.monotonic()) for real in (False, True)}
         self._subscribers: list[Callable[[Sequence[DocumentKey]], None]] = []
         self._slots = threading.BoundedSemaphore(CONCURRENT_FETCHES)
         self._asking: dict[tuple[str, str], threading.Lock] = {}
@@ -220,7 +221,7 @@ class CollateralCache:
             ready = [key for key in ready if not _serves(rows.get(key), now) and (key not in rows or rows[key].next_attempt_at <= now)]
             if not ready:
                 return
-            if unknown and not self._may_ask_for_one_more():
+            if unknown and not self._may_ask_for_one_more(anchor):
                 self._metrics.collateral_failures.labels(DocumentKind.TCB_INFO.value, CollateralReason.TOO_MANY_PLATFORMS).inc()
                 raise BrokerError(
                     BrokerReason.COLLATERAL_UNAVAILABLE,
@@ -413,9 +414,9 @@ class CollateralCache:
         with self._lock:
             self._anchors[anchor.sha256] = anchor
 
-    def _may_ask_for_one_more(self) -> bool:
+    def _may_ask_for_one_more(self, anchor: TrustAnchor) -> bool:
         with self._lock:
-            return self._allowance.take(self._clock.monotonic())
+            return self._allowances[anchor.sha256 == INTEL_ANCHOR.sha256].take(self._clock.monotonic())
 
     def _lock_of(self, root: str, keys: Sequence[DocumentKey]) -> threading.Lock:
         name = next((key.name for key in keys if key.kind is DocumentKind.TCB_INFO), "")
