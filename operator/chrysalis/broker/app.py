@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
+from functools import partial
 
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -71,11 +72,11 @@ async def _housekeeping(deps: Deps) -> None:
     while True:
         deps.beat.at = deps.clock.monotonic()
         before = unix(deps.clock.now()) - deps.settings.result_retention_seconds
-        try:
-            await run_in_threadpool(deps.store.trim, before)
-            await run_in_threadpool(deps.collateral.refresh)
-        except Exception as error:
-            log.error("housekeeping failed", extra={"event": "HousekeepingFailed", "error": type(error).__name__})
+        for task in (partial(deps.store.trim, before), deps.collateral.refresh):
+            try:
+                await run_in_threadpool(task)
+            except Exception as error:  # the one must not keep the other from its work
+                log.error("housekeeping failed", extra={"event": "HousekeepingFailed", "error": type(error).__name__})
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
 
