@@ -19,6 +19,7 @@ REFERENCE = {
     "values": [{"index": 7, "digests": ["AB" * 48]}],
 }
 VBIOS = REFERENCE | {"id": "vbios-96", "kind": "Vbios", "version": "96.00.A5.00.01", "values": [{"index": 0, "digests": ["00" * 48]}]}
+SWITCH = VBIOS | {"id": "switch-96", "architecture": "LS10", "version": "96.10.6D.00.01"}
 RULES: dict[str, Any] = {
     "count": 1,
     "architectures": ["Hopper"],
@@ -79,7 +80,9 @@ def test_refused_when_written(changes: dict[str, Any]) -> None:
         ({"vbiosVersions": []}, "vbiosVersions is empty"),
         ({"ccMode": []}, "ccMode is empty"),
         ({"measurements": []}, "measurements is empty"),
-        ({"nvswitch": {"count": 4, "biosVersions": []}}, "biosVersions is empty"),
+        ({"nvswitch": {"count": 4, "biosVersions": []}, "measurements": [REFERENCE, VBIOS, SWITCH]}, "biosVersions is empty"),
+        ({"nvswitch": {"count": 4, "biosVersions": ["96.10.6D.00.01"]}}, "no reference values of NVSwitches"),
+        ({"nvswitch": {"count": 4, "biosVersions": ["96.10.6D.00.01"]}, "backend": "NRAS"}, "no reference values of NVSwitches"),
         ({"driverVersions": ["1.1"]}, "no Driver reference values"),
         ({"measurements": [REFERENCE]}, "no Vbios reference values"),
     ],

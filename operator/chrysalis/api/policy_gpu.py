@@ -139,6 +139,8 @@ def gpu_denials(rules: GpuRules) -> Iterator[str]:
             yield f"spec.gpu.{name} is empty: no GPU is accepted"
     if rules.backend == GpuBackend.LOCAL and rules.measurements:
         yield from _uncovered(rules)
+    if rules.nvswitch is not None and not any(reference.architecture == GpuArchitecture.LS10 for reference in rules.measurements):
+        yield "spec.gpu.measurements holds no reference values of NVSwitches: no switch is accepted, whatever the backend"
 
 
 def gpu_concerns(rules: GpuRules) -> Iterator[str]:
@@ -152,7 +154,7 @@ def gpu_concerns(rules: GpuRules) -> Iterator[str]:
     if GpuMode.PROTECTED_PCIE in rules.cc_mode and rules.nvswitch is None:
         yield "spec.gpu.ccMode lists ProtectedPCIe without spec.gpu.nvswitch: the switches see plain text and are not judged"
     if rules.backend == GpuBackend.NRAS:
-        yield "spec.gpu.backend is NRAS: NVIDIA's service judges the measurements, the policy's own are not compared"
+        yield "spec.gpu.backend is NRAS: NVIDIA's service judges the GPUs' measurements, the policy's own are not compared"
     for reference in rules.measurements:
         if reference.expires is None:
             yield f"spec.gpu.measurements[{reference.id}].expires is absent: these reference values are accepted for ever"

@@ -34,7 +34,10 @@ def _renamed(**names: str) -> dict[str, Any]:
         ENTRY,
         {"evidences": [ENTRY], "result_code": 0},
         {"nonce": NONCE.hex(), "arch": "HOPPER", "evidence_list": [{name: ENTRY[name] for name in ("evidence", "certificate")}]},
+        {"device_evidence_list": [{name: ENTRY[name] for name in ("arch", "evidence", "certificate", "nonce")} | {"uuid": DEVICE.uuid}]},
+        {"nvidia": {"device_evidence_list": [ENTRY | {"arch": "Hopper"}]}},
         [ENTRY | {"evidence": REPORT.hex()}],
+        [ENTRY | {"evidence": base64.b64encode(REPORT.hex().encode()).decode()}],
         [ENTRY | {"certificate": DEVICE.chain.decode()}],
         [ENTRY | {"nonce": "0X" + NONCE.hex().upper()}],
         [
@@ -109,7 +112,7 @@ def test_digest() -> None:
     assert len({evidence.digest(listed) for listed in ([one], [two], [one, two], [two, one], [one, one])}) == 5
 
 
-NAMES = st.sampled_from([*ENTRY, "evidences", "evidence_list", "x"])
+NAMES = st.sampled_from([*ENTRY, "evidences", "evidence_list", "nvidia", "x"])
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=40),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=5),

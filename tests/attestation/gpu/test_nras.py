@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chrysalis.attestation.gpu import nras
+from chrysalis.attestation.gpu.chain import read
 from chrysalis.attestation.gpu.reasons import GpuError
 from chrysalis.attestation.gpu.verdict import GpuVerdict
 from e2e.simtd import gpu as simulated
@@ -79,6 +80,15 @@ def _swapped() -> str:
     return json.dumps([head, {"GPU-0": _token(_gpu(ueid="2"))}])
 
 
+def _spoiled(which: int) -> str:
+    """A lone surrogate, which JSON may hold and no encoding, in the claims of a token."""
+    (kind, overall), tokens = json.loads(_answer())
+    if which == 0:
+        header, _, signature = overall.split(".")
+        return json.dumps([[kind, f"{header}.\ud800.{signature}"], tokens])
+    return json.dumps([[kind, overall], {"GPU-0": tokens["GPU-0"] + "\ud800"}])
+
+
 def _digest_of(kind: Any) -> str:
     return _answer(overall={"submods": {"GPU-0": kind}})
 
@@ -122,6 +132,10 @@ ROWS: dict[str, tuple[str, Callable[[], Any]]] = {
     "debugging": ("GpuStateUnproved", lambda: _check(_answer({"GPU-0": _gpu(dbgstat="enabled")}))),
     "token exchanged": ("NrasSubmoduleMismatch", lambda: _check(_swapped())),
     "no submodules": ("NrasSubmoduleMismatch", lambda: _check(_answer(overall={"submods": {}}))),
+    "half a character in a GPU's token": ("NrasSubmoduleMismatch", lambda: _check(_spoiled(1))),
+    "half a character in the overall token": ("NrasTokenMalformed", lambda: _check(_spoiled(0))),
+    "half a character as the nonce": ("NrasNonceMismatch", lambda: _check(_answer(overall={"eat_nonce": "\ud800"}))),
+    "half a character as a digest": ("NrasSubmoduleMismatch", lambda: _check(_digest_of(["DIGEST", ["SHA-256", "\ud800"]]))),
     "no digest": ("NrasSubmoduleMismatch", lambda: _check(_digest_of("DIGEST"))),
     "digest of another algorithm": ("NrasSubmoduleMismatch", lambda: _check(_digest_of(["DIGEST", ["SHA-1", "00"]]))),
 }
@@ -186,3 +200,20 @@ def test_the_reports_are_judged_all_the_same(world: World, reasons: Reasons) -> 
     shaped = world.evidence(shape=ReportShape(feature_flag=2, protected_pcie=0xAA))
     mine = _answer({"GPU-0": _gpu(ueid=_ueid(world.hopper[0]))})
     assert reasons(world.judge([shaped], rules=rules, remote=lambda: _check(mine))) == ["GpuModeNotAllowed"]
+
+
+def test_the_services_word_about_gpus_says_nothing_of_switches(world: World, reasons: Reasons) -> None:
+    devices = world.fabric()
+    good, gpus = list(devices), [device for device in devices if device.stated.architecture != "LS10"]
+    serials = [str(read(gpu.chain).certificates[0].serial_number) for gpu in gpus]
+    answer = _answer({f"GPU-{place}": _gpu(ueid=serial) for place, serial in enumerate(serials)})
+    rules = world.fabric_rules(backend="NRAS")
+    verdict = world.judge(devices, rules=rules, remote=lambda: _check(answer))
+    assert verdict.accepted
+    assert [switch.comparison for switch in verdict.switches] == ["Matched", "Matched"]
+    links = tuple(bytes.fromhex(pdi) for pdi in verdict.switches[0].gpu_pdis)
+    shape = ReportShape(vbios=simulated.SWITCH_BIOS, links=links, changed={2: bytes(48)})
+    devices[len(gpus)] = world.evidence(world.switches[0], shape)
+    assert reasons(world.judge(devices, rules=rules, remote=lambda: _check(answer))) == ["GpuMeasurementMismatch"]
+    without = world.fabric_rules(backend="NRAS", measurements=[])
+    assert set(reasons(world.judge(good, rules=without, remote=lambda: _check(answer)))) == {"GpuReferenceMissing"}

@@ -119,6 +119,10 @@ def test_in_an_appraisal(world: World, reasons: Reasons) -> None:
     for optional_or_not in (required, world.rules()):
         revoked = world.judge(rules=optional_or_not, ocsp_responses=[good[0], world.hopper[0].ocsp(AT, 2, revoked=True), good[2]])
         assert (reasons(revoked), revoked.revocation) == (["GpuCertificateRevoked"], "Revoked")
+    revocation = world.hopper[0].ocsp(AT, 2, revoked=True)
+    for together in ([*good, revocation], [revocation, *good]):  # an older answer that is still current changes nothing
+        both = world.judge(rules=required, ocsp_responses=together)
+        assert (set(reasons(both)), both.revocation) == ({"GpuCertificateRevoked"}, "Revoked")
     assert reasons(world.judge(ocsp_responses=[b"x"])) == ["GpuOcspInvalid"]
     assert world.judge(ocsp_responses=_answers(world.hopper[1])).revocation == "NotChecked"
 

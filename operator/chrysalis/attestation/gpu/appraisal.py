@@ -42,7 +42,7 @@ def appraise_gpus(
        the sender's unsigned copies say the same; OCSP answers where there are any.  What is not genuine is judged no further.
     2. Each device under the rules: architecture, driver and VBIOS versions, confidential-computing mode, never devtools.
     3. Measurements: each active reference value of the device's driver and VBIOS.  Only that they match proves secure boot and
-       that debugging is off.  Under backend NRAS, the service's signed answer about exactly these devices stands in their place.
+       that debugging is off.  Under backend NRAS, the service's signed answer about exactly these GPUs stands in their place.
     4. The set: as many GPUs as the rules say, each once, none of them in use by another live result.
     5. NVSwitches, where the rules demand them: number, BIOS versions, and that GPUs and switches name each other.
     6. Revocation: NotChecked is said wherever not every certificate had a good OCSP answer, and refuses where the rules say so.
@@ -81,7 +81,7 @@ def appraise_gpus(
             continue
         if rules is not None:
             _under_rules(device, rules)
-        if local:
+        if local or device.is_switch:  # the remote service's answer is about the GPUs alone
             _measurements(device, rules, references, at)
     limits = [(device.until, device.until_name) for device in devices if device.until is not None]
     if rules is not None and not local and gpus:

@@ -162,25 +162,29 @@ def _stated(judged: Judged, report: Report) -> None:
 
 
 def _revocation(judged: Judged, chain: chains.Chain, answers: Sequence[ocsp.Answer], at: datetime) -> None:
-    """Good once every authority's certificate below the root has a good answer; the device's own is not in NVIDIA's OCSP."""
+    """Good once every authority's certificate below the root has a good answer; the device's own is not in NVIDIA's OCSP.
+
+    Of several answers about one certificate, one that says revoked decides: an older one may still be current.
+    """
     checked = 0
     asked = chain.certificates[1:-1]
     for certificate, issuer in zip(asked, chain.certificates[2:], strict=True):
         about = [answer for answer in answers if answer.is_about(certificate, issuer)]
         failures: list[GpuError] = []
+        good: list[datetime] = []
         for answer in about:
             try:
-                until = answer.check(certificate, issuer, at)
+                good.append(answer.check(certificate, issuer, at))
             except GpuError as error:
                 failures.append(error)
-                continue
-            _limit(judged, until, "gpuOcsp.nextUpdate")
+        revoked = [error for error in failures if error.reason == _R.GPU_CERTIFICATE_REVOKED]
+        if revoked:
+            judged.facts["revocation"] = Revocation.REVOKED
+        if good and not revoked:
+            _limit(judged, max(good), "gpuOcsp.nextUpdate")
             checked += 1
-            break
         else:
-            judged.findings += [Finding.from_error(error, judged.index) for error in failures[:1]]
-            if any(error.reason == _R.GPU_CERTIFICATE_REVOKED for error in failures):
-                judged.facts["revocation"] = Revocation.REVOKED
+            judged.findings += [Finding.from_error(error, judged.index) for error in (revoked or failures)[:1]]
     if asked and checked == len(asked):
         judged.facts["revocation"] = Revocation.GOOD
 

@@ -24,8 +24,8 @@ _ARCHITECTURES = {architecture.value.upper(): architecture for architecture in G
 _REPORT = ("evidence", "attestation_report", "attestationReport")
 _CHAIN = ("certificate", "cert_chain", "attestation_cert_chain", "attestationCertificateChain")
 """What tools call a device's report and its certificates; the first is NVIDIA's SDK."""
-_LISTS = ("evidences", "evidence_list")
-"""Where tools of NVIDIA's put the list into an object: what was collected, and what is sent to its service."""
+_LISTS = ("evidences", "evidence_list", "device_evidence_list")
+"""Where tools put the list into an object: what NVIDIA's collected, what is sent to its service, what Trustee's agent sends."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,9 @@ def from_json(text: bytes | str, chain_data: bytes | None = None) -> list[GpuEvi
         raise _unreadable("the evidence is not JSON", str(error)[:200]) from error
     shared: dict[str, Any] = {}
     if isinstance(document, dict):
+        inner = document.get("nvidia")
+        if isinstance(inner, dict) and not any(name in document for name in (*_LISTS, *_REPORT)):
+            document = inner  # Trustee's agent: one of several kinds of evidence beside the quote
         shared = {name: document[name] for name in ("nonce", "arch") if name in document}
         found = [document[name] for name in _LISTS if isinstance(document.get(name), list)]
         document = found[0] if found else [document]

@@ -125,7 +125,7 @@ def _bundle(answer: bytes | str) -> tuple[str, dict[str, str]]:
 def _token(token: str, keys: Mapping[str, ec.EllipticCurvePublicKey], at: datetime, issuer: str) -> tuple[dict[str, Any], int]:
     """The claims of one token (RFC 7515, compact form) and its expiry, once signature, issuer and times hold."""
     parts = token.split(".")
-    if len(parts) != 3 or len(token) > MAX_TOKEN_BYTES:
+    if len(parts) != 3 or len(token) > MAX_TOKEN_BYTES or not token.isascii():
         raise _malformed("a token is not a signed one of three parts")
     header = _object(parts[0])
     if header.get("alg") != ALGORITHM or "crit" in header:
@@ -156,7 +156,7 @@ def _token(token: str, keys: Mapping[str, ec.EllipticCurvePublicKey], at: dateti
 
 def _nonce(claims: Mapping[str, Any], nonce: bytes, what: str) -> None:
     stated = claims.get("eat_nonce")
-    if not isinstance(stated, str) or not hmac.compare_digest(stated.lower().encode(), nonce.hex().encode()):
+    if not isinstance(stated, str) or not stated.isascii() or not hmac.compare_digest(stated.lower().encode(), nonce.hex().encode()):
         raise GpuError(_R.NRAS_NONCE_MISMATCH, f"{what} answers another nonce", str(stated)[:80])
 
 
@@ -169,8 +169,8 @@ def _digests(submods: object, tokens: Mapping[str, str]) -> None:
             kind, (algorithm, digest) = submods[name]
         except (ValueError, TypeError) as error:
             raise GpuError(_R.NRAS_SUBMODULE_MISMATCH, f"the overall token holds no digest of {name}'s token") from error
-        wanted = hashlib.sha256(token.encode()).hexdigest()
-        right = kind == "DIGEST" and algorithm in ("SHA-256", "SHA256") and isinstance(digest, str)
+        wanted = hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+        right = kind == "DIGEST" and algorithm in ("SHA-256", "SHA256") and isinstance(digest, str) and digest.isascii()
         if not right or not hmac.compare_digest(digest.lower().encode(), wanted.encode()):
             raise GpuError(_R.NRAS_SUBMODULE_MISMATCH, f"the overall token's digest of {name} is not that of the token that is there")
 

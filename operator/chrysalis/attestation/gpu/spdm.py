@@ -290,6 +290,11 @@ def _from_text(data: bytes) -> bytes:
             raw = base64.b64decode(body + b"=" * (-len(body) % 4), validate=True)
         except (binascii.Error, ValueError) as error:
             raise _unreadable("the report is neither hexadecimal nor base64 text", str(error)) from error
+    if raw[:2] == b"11":  # base64 of hexadecimal text, as some tools send it
+        try:
+            raw = bytes.fromhex(raw.decode("ascii"))
+        except ValueError:
+            pass
     if raw[:2] != bytes([SPDM_11, GET_MEASUREMENTS]):
         raise _unreadable("the text does not hold an SPDM 1.1 report, which begins with a GET_MEASUREMENTS request")
     return raw
