@@ -46,3 +46,11 @@ def test_measurements_are_judged_beside_a_wrong_initdata(
     told = reasons(judge(quote=platform.quote(bytes(range(64)), mrtd=bytes(48))))
     assert "InitdataMismatch" in told
     assert any(reason.startswith("Measurement") for reason in told)
+
+
+def test_trailing_bytes_are_shown_at_a_bounded_length(judge: Callable[..., Verdict], platform: SimulatedPlatform) -> None:
+    junk = bytes(range(1, 41))
+    verdict = judge(quote=platform.quote(bytes(range(64))) + junk)
+    told = next(reason for reason in verdict.reasons if reason.reason == "QuoteTrailingData")
+    assert told.message.startswith("40 bytes ")
+    assert told.detail == junk[:32].hex()
