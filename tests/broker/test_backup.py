@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pyrage import x25519
 
-from chrysalis.broker import audit, backup, rotation, secret_keys
+from chrysalis.broker import audit, backup, rotation, secret_keys, state_keys
 from chrysalis.broker.encryption import Keyring, RootKey, read
 from chrysalis.broker.encryption_settings import RootKeySettings
 from chrysalis.broker.main import assemble
@@ -102,6 +102,28 @@ def test_a_restored_broker_goes_on(used: World, tmp_path: Path, where: str) -> N
     assert hpke.unwrap(domain.hpke, base64.b64decode(wrapped.wrapped), info).decode() == used.acme.identity
     again = used.attest(domain).json()["resultId"]  # the old broker's later work is not in the backup
     assert deps.store.result(again) is None
+    deps.store.close()
+
+
+def test_a_restore_that_is_killed_is_run_again(used: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(used, tmp_path / "backup.tar")
+    settings = elsewhere(used, tmp_path)
+    write = state_keys.replace_file
+    written: list[Path] = []
+
+    def dies(path: Path, content: bytes) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(state_keys, "replace_file", dies)
+    with pytest.raises(KeyboardInterrupt):
+        load(used, tmp_path / "backup.tar", settings)
+    monkeypatch.undo()
+    load(used, tmp_path / "backup.tar", settings)
+    deps = assemble(settings, clock=used.clock, fetcher=used.pccs)
+    assert deps.keys.ear_public == used.deps.keys.ear_public
     deps.store.close()
 
 

@@ -133,11 +133,17 @@ def restore(
         document = {"createdAt": manifest.created_at, "auditSeq": manifest.audit_seq, "manifest": manifest.members[STATE]}
         audit_store.append(db, now, AuditEvent.STATE_RESTORED, document)
 
-    database.transact(fill)
+    # The keys first: over a full database without them a start would make others; over them alone the restore is run again.
+    made = [] if shared else [directory / name for name in material if not (directory / name).exists()]
+    try:
+        for file in made:
+            state_keys.replace_file(file, material[file.name])
+        database.transact(fill)
+    except Exception:
+        for file in made:
+            file.unlink(missing_ok=True)
+        raise
     audit.verify(audit_store.AuditRoom(database).audit_log())
-    if not shared:
-        for name, value in material.items():
-            state_keys.replace_file(directory / name, value)
     return manifest
 
 

@@ -74,6 +74,9 @@ def _opened(config: Path) -> Iterator[Opened]:
     try:
         keys, keyring = secret_keys.open_all(configuration, database, SystemClock())
         try:
+            EarKeys(
+                database=database, anchor=keys.ear_key, encryption=keyring, settings=configuration.ear_keys, clock=SystemClock()
+            ).check()  # before a backup is made of a state directory that is another broker's
             yield Opened(configuration, database, keys, keyring)
         finally:
             keyring.close()
