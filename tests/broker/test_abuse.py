@@ -149,9 +149,8 @@ def test_a_flood_does_not_delay_a_good_worker(running: Running, tmp_path: Path, 
     delay = max(under) - statistics.median(alone)
     with capsys.disabled():
         print(f"\nalone {statistics.median(alone):.3f} s; under flood median {statistics.median(under):.3f} s,")
-        print(
-            f"worst {max(under):.3f} s of {len(under)}; growth {growth} KiB; the machine was {statistics.median(starved):.1f} times too busy"
-        )
+        busy = statistics.median(starved)
+        print(f"worst {max(under):.3f} s of {len(under)}; growth {growth} KiB; the machine was {busy:.1f} times too busy")
         for (source, kind, _), answers in zip(FLOODS, said, strict=True):
             print(f"  {source} {kind}: {answers}")
     assert sum(answers.get("/v1/attest 403", 0) for answers in said) >= 64, "this was no flood"
