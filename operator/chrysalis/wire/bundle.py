@@ -75,9 +75,7 @@ class Bundle(Model):
     schema_version: Literal["chrysalis/bundle/v1"] = SCHEMA
     source: Literal["Broker", "Client", "Files"]
     made_at: Annotated[AwareDatetime, InUtc]
-    judged_at: Annotated[
-        AwareDatetime, InUtc
-    ]  # whole seconds: of the recorded verdict, and of judging again unless another is asked for
+    judged_at: Annotated[AwareDatetime, InUtc]  # whole seconds: of the recorded verdict, and of judging again unless another is asked for
     evidence: Evidence
     collateral: Annotated[str, Field(max_length=MAX_COLLATERAL_CHARACTERS)]  # QuoteCollateralV3 JSON, byte for byte
     policy: BundlePolicy | None = None  # absent where the attempt failed before a policy was found
