@@ -93,6 +93,7 @@ def test_a_policy_takes_them(shell: Shell, layout: Path) -> None:
     file = shell.signed("one", "--image", layout, "--template", 1, "--guest", guest(shell), "--expires", FAR)
     code, text = shell("reference", "policy", file, "--publisher", shell.publisher)
     (entry,) = yaml.safe_load(text)
+    assert json.loads(shell("reference", "policy", file, "--publisher", shell.publisher, "-o", "json")[1]) == [entry]
     assert code == 0
     assert (entry["mrtd"], entry["rtmr0"], entry["name"]) == ("aa" * 48, "Any", "guest")
     assert entry["initdata"]["imageDigests"] == [oci.read_digest(layout)]

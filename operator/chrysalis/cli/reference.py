@@ -143,7 +143,8 @@ def show(file: Path, publisher: bytes, output: str) -> int:
 @command.command("policy")
 @click.argument("file", type=PATH)
 @click.option("--publisher", type=HEX32, required=True, help="The publisher's key (hex).")
-def policy(file: Path, publisher: bytes) -> int:
+@OUTPUT
+def policy(file: Path, publisher: bytes, output: str) -> int:
     """Print entries for spec.tdx.measurements of an AttestationPolicy, one for each guest image; exit 1 when FILE does not hold.
 
     A register that the publisher says nothing of is Any, to be narrowed; every owner's wallet is allowed.  The entries expire with
@@ -164,7 +165,7 @@ def policy(file: Path, publisher: bytes) -> int:
         registers = dict.fromkeys(REGISTERS, "Any") | guest.registers()
         members = {"name": guest.name, "expires": values.expires, "initdata": rule, **registers}
         entries.append(Measurement.model_validate(members).to_json_dict())
-    click.echo(yaml.safe_dump(entries, sort_keys=False), nl=False)
+    click.echo(json.dumps(entries, indent=1) if output == "json" else yaml.safe_dump(entries, sort_keys=False).rstrip("\n"))
     return 0
 
 
