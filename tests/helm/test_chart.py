@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +41,9 @@ def helm() -> str:
     return found
 
 
-def run(helm: str, *values: str, command: str = "template") -> subprocess.CompletedProcess[str]:
+def run(helm: str, *values: str, command: str = "template", json_values: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
     settings = [part for value in values for part in ("--set-string" if "Sha256" in value or "earKey" in value else "--set", value)]
+    settings += [part for value in json_values for part in ("--set-json", value)]
     named = ["chrysalis"] if command == "template" else []
     return subprocess.run([helm, command, *named, str(CHART), "--namespace", "chrysalis-system", *settings], capture_output=True, text=True)
 
@@ -147,6 +149,30 @@ def test_replicas_of_the_broker_share_a_database(helm: str) -> None:
     assert "chrysalis-broker" not in of_kind(found, "PersistentVolumeClaim")
     alone = of_kind(rendered(helm), "Deployment")["chrysalis-broker"]["spec"]  # the twin
     assert (alone["replicas"], alone["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_more_settings_of_the_broker_and_their_files(helm: str) -> None:
+    mounted = {"name": "anchor", "mountPath": "/var/lib/chrysalis-anchor"}
+    volume = {"name": "anchor", "persistentVolumeClaim": {"claimName": "anchor"}}
+    more = {
+        "anchor": {"file": "/var/lib/chrysalis-anchor/state.json"},
+        "earKeys": {"algorithm": "ES256"},
+        "referencePublishers": ["ab" * 32],
+    }
+    values = [f"broker.extraSettings={json.dumps(more)}", f"broker.extraVolumes={json.dumps([volume])}"]
+    values.append(f"broker.extraVolumeMounts={json.dumps([mounted])}")
+    done = run(helm, f"image={IMAGE}", json_values=values)
+    assert done.returncode == 0, done.stderr
+    found = [document for document in yaml.safe_load_all(done.stdout) if document]
+    broker = BrokerSettings.model_validate(yaml.safe_load(of_kind(found, "ConfigMap")["chrysalis-broker"]["data"]["broker.yaml"]))
+    assert broker.anchor is not None
+    assert str(broker.anchor.file) == "/var/lib/chrysalis-anchor/state.json"
+    assert broker.ear_keys.algorithm == "ES256"
+    assert broker.reference_publishers == ["ab" * 32]
+    pod = of_kind(found, "Deployment")["chrysalis-broker"]["spec"]["template"]["spec"]
+    assert mounted in pod["containers"][0]["volumeMounts"]
+    assert volume in pod["volumes"]
+    assert run(helm, f"image={IMAGE}", json_values=['broker.extraSettings={"placement": "External"}']).returncode != 0
 
 
 def test_pods_are_restricted(helm: str) -> None:
