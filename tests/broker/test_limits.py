@@ -180,6 +180,19 @@ def test_failed_authentications_end(world: World, reasons: Reasons) -> None:
     assert world.reading("/v1/results", "operator").status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/v1/keys/acme", "/v1/policies/workers", "/v1/reference-values"])
+def test_envelopes_that_nobody_signed_end(world: World, reasons: Reasons, path: str) -> None:
+    limits = LimitSettings.model_validate({"requestsPerSecond": 1_000_000, "unprovenCalls": 3})
+    object.__setattr__(world.deps, "limits", Limits(limits, 8, world.clock))
+    signed = world.rival.sign("application/vnd.chrysalis.key-record.v1+json", world.rival.record())
+    forged = signed.model_copy(update={"signatures": [signed.signatures[0].model_copy(update={"keyid": world.acme.public.hex()})]})
+    said = [reasons(world.put(path, forged))[0] for _ in range(5)]
+    assert said[3:] == ["TooManyRequests"] * 2
+    assert "TooManyRequests" not in said[:3]
+    world.clock.advance(60)
+    assert world.put_policy(world.acme, version=2).status_code == 201
+
+
 def test_calls_with_the_same_credentials(world: World, reasons: Reasons) -> None:
     object.__setattr__(world.deps, "limits", Limits(LimitSettings(calls_per_second=1), 8, world.clock))
     assert [world.reading("/v1/results").status_code for _ in range(3)] == [200, 200, 429]

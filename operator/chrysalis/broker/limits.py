@@ -47,7 +47,7 @@ class LimitSettings(Model):
     are taken.  connectionsPerSecond: new ones of one address; twice as many at once.
     requestsPerSecond: of one address; twice as many at once.  callsPerSecond: of one authenticated caller; twice as many at once.
     unprovenAttestations: attempts of one address that were not accepted, within a minute; more have to share one place.
-    unprovenCalls: failed authentications of one address within a minute; more are refused unseen.
+    unprovenCalls: failed authentications, and envelopes that nobody signed, of one address within a minute; more are refused unseen.
     messageBytes: of messages that are being read, wait or are worked on.  messageBytesPerAddress: of these, of one address; an eighth of
     it while more than half of all are taken.
     queuedAttestations: attempts that wait for a place.  trackedAddresses: how many are remembered; the longest unseen go first.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 from anyio import to_thread
 from fastapi import Request
 
@@ -10,6 +13,28 @@ from chrysalis.broker.deps import Deps
 from chrysalis.broker.limits import address_of
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.server import PEER_CERTIFICATE
+from chrysalis.errors import ChrysalisError
+from chrysalis.wire.reasons import WireError
+
+UNSIGNED = frozenset(
+    {BrokerReason.OWNER_NOT_ALLOWED, BrokerReason.PUBLISHER_NOT_ALLOWED, BrokerReason.MESSAGE_MALFORMED, BrokerReason.MESSAGE_TOO_LARGE}
+)
+
+
+@contextlib.contextmanager
+def signed_message(request: Request, deps: Deps) -> Iterator[None]:
+    """Around a message whose signature is its credential: one that nobody signed is a failed authentication.
+
+    Reading it and looking for its signature costs as much as an attestation.  Raises BrokerError (TooManyRequests).
+    """
+    address = address_of(request.client.host if request.client else None)
+    deps.limits.before_call(address)
+    try:
+        yield
+    except ChrysalisError as error:
+        if isinstance(error, WireError) or error.reason in UNSIGNED:
+            deps.limits.failed_call(address)
+        raise
 
 
 async def caller_of(request: Request, deps: Deps) -> Caller:

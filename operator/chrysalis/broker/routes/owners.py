@@ -9,7 +9,7 @@ from chrysalis.api.policy import Envelope
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.messages import MAX_ENVELOPE_BODY, MAX_SMALL_BODY, answer, body, label, parse
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.routes.authentication import caller_of
+from chrysalis.broker.routes.authentication import caller_of, signed_message
 from chrysalis.broker.server import PEER_CERTIFICATE
 
 
@@ -34,16 +34,18 @@ def register(app: FastAPI, deps: Deps) -> None:
 
     @app.put("/v1/keys/{key_id}")
     async def put_key(request: Request, key_id: str) -> Response:
-        envelope = parse(Envelope, await body(request, MAX_ENVELOPE_BODY))
-        await carried(request, envelope)
-        created = await run_in_threadpool(deps.records.put_key, label(key_id), envelope)
+        with signed_message(request, deps):
+            envelope = parse(Envelope, await body(request, MAX_ENVELOPE_BODY))
+            await carried(request, envelope)
+            created = await run_in_threadpool(deps.records.put_key, label(key_id), envelope)
         return Response(status_code=201 if created else 200)
 
     @app.put("/v1/policies/{name}")
     async def put_policy(request: Request, name: str) -> Response:
-        envelope = parse(Envelope, await body(request, MAX_ENVELOPE_BODY))
-        await carried(request, envelope)
-        created = await run_in_threadpool(deps.records.put_policy, label(name), envelope)
+        with signed_message(request, deps):
+            envelope = parse(Envelope, await body(request, MAX_ENVELOPE_BODY))
+            await carried(request, envelope)
+            created = await run_in_threadpool(deps.records.put_policy, label(name), envelope)
         return Response(status_code=201 if created else 200)
 
     @app.post("/v1/results/{result_id}:revoke")

@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from chrysalis.api.policy import Envelope
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.messages import MAX_ENVELOPE_BODY, answer, body, parse
+from chrysalis.broker.routes.authentication import signed_message
 
 
 def register(app: FastAPI, deps: Deps) -> None:
@@ -15,8 +16,9 @@ def register(app: FastAPI, deps: Deps) -> None:
 
     @app.put("/v1/reference-values")
     async def put_reference_values(request: Request) -> Response:
-        envelope = parse(Envelope, await body(request, MAX_ENVELOPE_BODY))
-        created = await run_in_threadpool(deps.references.put, envelope)
+        with signed_message(request, deps):
+            envelope = parse(Envelope, await body(request, MAX_ENVELOPE_BODY))
+            created = await run_in_threadpool(deps.references.put, envelope)
         return Response(status_code=201 if created else 200)
 
     @app.get("/v1/reference-values")
