@@ -7,6 +7,7 @@ Each verb is a module of this package with a click command called `command`; it 
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from importlib.util import find_spec
 from typing import Any
@@ -65,6 +66,12 @@ def main(argv: list[str] | None = None) -> None:
             click.echo(f"  what to do: {error.remedy}", err=True)
         if error.detail:
             click.echo(f"  detail: {error.detail}", err=True)
+        sys.exit(EXIT_USAGE)
+    except OSError as error:
+        # Most likely a full disk behind standard output.  Exit 1 would be taken for a verdict.
+        sys.stdout = io.StringIO()  # else the interpreter fails once more at its end
+        click.echo(f"FileUnusable: {error.filename or 'standard output'}: {error.strerror or error}", err=True)
+        click.echo("  what to do: make room, or write elsewhere, and run it again", err=True)
         sys.exit(EXIT_USAGE)
 
 
