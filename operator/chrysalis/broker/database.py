@@ -20,7 +20,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from chrysalis.broker.group_commit import GroupCommit
 from chrysalis.broker.reasons import BrokerError, BrokerReason
@@ -39,7 +40,8 @@ the network, in the middle of one must not hold up all others."""
 ATTEMPTS = 5
 RETRIED_STATES = frozenset({"40001", "40P01", "55P03"})
 """SQLSTATE (PostgreSQL, appendix A): serialization_failure, deadlock_detected, lock_not_available."""
-_WRITE = "chrysalis_write"
+IDLE_CHECK_SECONDS = 0.5
+_WRITE, _USED = "chrysalis_write", "chrysalis_used"
 _LOCK_WRITE, _LOCK_MIGRATE = 0x6368_7279_0001, 0x6368_7279_0002
 _CACHE_PAGES = -1024  # KiB for each SQLite connection: sixteen connections with the default would hold 32 MiB
 
@@ -55,6 +57,7 @@ class Database:
         Raises BrokerError (SettingsInvalid for a URL of another kind, DatabaseUnavailable when it does not answer).
         """
         self.engine = _engine(_parse(url))
+        self._readers = _readers(self.engine)
         self._writer = GroupCommit(self.writing)
         try:
             self._migrate()
@@ -75,6 +78,7 @@ class Database:
         """Finish what is being written and close all connections."""
         self._writer.close()
         self.engine.dispose()
+        self._readers.dispose()
 
     def transact(self, work: Callable[[Connection], T]) -> T:
         """Run work in a writing transaction and commit; it is run again where the database says that this helps.
@@ -99,8 +103,8 @@ class Database:
 
     @contextlib.contextmanager
     def reading(self) -> Iterator[Connection]:
-        """A transaction that sees what was committed and changes nothing."""
-        with self.engine.connect() as connection:
+        """For statements that change nothing; each sees what was committed before it."""
+        with self._readers.connect() as connection:
             yield connection
 
     def _migrate(self) -> None:
@@ -140,16 +144,51 @@ def _engine(url: URL) -> Engine:
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
-        engine = create_engine(
-            url,
-            # A connection that the server closed (it was restarted, or another one was promoted) is replaced, not used.
-            pool_pre_ping=True,
-            pool_size=CONNECTIONS,
-            max_overflow=CONNECTIONS,
-            connect_args={"connect_timeout": BUSY_SECONDS, "application_name": "chrysalis-broker", **_deadlines(url)},
-        )
+        engine = _postgresql(url)
         event.listen(engine, "begin", _begin_postgresql)
     return engine
+
+
+def _postgresql(url: URL, **more: Any) -> Engine:
+    engine = create_engine(
+        url,
+        pool_size=CONNECTIONS,
+        max_overflow=CONNECTIONS,
+        connect_args={"connect_timeout": BUSY_SECONDS, "application_name": "chrysalis-broker", **_deadlines(url)},
+        **more,
+    )
+    _check_idle(engine)
+    return engine
+
+
+def _readers(engine: Engine) -> Engine:
+    """Where readers take their connections from.
+
+    On PostgreSQL these are of their own and without transactions: READ COMMITTED promises a reader no more than that each
+    statement sees what was committed before it, and BEGIN and ROLLBACK would be two more exchanges with the server.
+    """
+    return engine if engine.dialect.name == SQLITE else _postgresql(engine.url, isolation_level="AUTOCOMMIT")
+
+
+def _check_idle(engine: Engine) -> None:
+    """A connection that the server closed meanwhile (it was restarted, or another one was promoted) is replaced, not used.
+
+    One that was in use a moment ago is not asked: that would be an exchange with the server for each transaction.
+    """
+
+    def note(_connection: Any, record: ConnectionPoolEntry) -> None:
+        record.info[_USED] = time.monotonic()
+
+    def check(connection: Any, record: ConnectionPoolEntry, _proxy: Any) -> None:
+        if time.monotonic() - record.info.get(_USED, float("inf")) < IDLE_CHECK_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise DisconnectionError("the server has closed this connection") from error
+
+    event.listen(engine, "checkin", note)
+    event.listen(engine, "checkout", check)
 
 
 def _deadlines(url: URL) -> dict[str, str | int]:

@@ -37,6 +37,7 @@ _LINK = Prepared(
     )
 )
 """Links a result to a document that is there; changes nothing where it is not."""
+_UNLINK = Prepared(delete(evidence_documents).where(evidence_documents.c.result_id == bindparam("result_id")))
 LEVEL = 1  # of zlib: it runs in every attestation, and most of a quote does not get smaller
 MAX_BYTES = 8 * 1024 * 1024
 """No stored part is larger when it is unpacked: the HTTP edge takes 2 MiB, collateral is below 1 MiB."""
@@ -120,11 +121,12 @@ def put_evidence(db: Connection, result_id: str, new: NewEvidence) -> int:
     size = len(message) + sum(len(body) for _, body in packed.values())
     row = {"result_id": result_id, "message": message, "at": new.at, "key_version": new.key_version, "size": size}
     _ADD.run(db, row)
-    for name, (digest, body) in packed.items():
-        link = {"result_id": result_id, "name": name, "digest": digest}
-        if not _LINK.run(db, link):  # the first result with this document
+    links = [{"result_id": result_id, "name": name, "digest": digest} for name, (digest, _) in packed.items()]
+    if _LINK.each(db, links) != len(links):  # the first result with one of these documents
+        _UNLINK.run(db, {"result_id": result_id})
+        for digest, body in packed.values():
             insert_new(db, documents, {"digest": digest, "body": body})
-            _LINK.run(db, link)
+        _LINK.each(db, links)
     return size
 
 

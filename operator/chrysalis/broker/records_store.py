@@ -24,12 +24,12 @@ _KEY = Prepared(
     )
 )
 _POLICY = Prepared(select(_P.owner, _P.name, _P.version, _P.payload, _P.envelope).where(*_OWNERS).order_by(_P.version.desc()).limit(1))
-_VERSIONS = Prepared(
-    select(
-        select(_K.version).where(_K.key_id == bindparam("key_id")).scalar_subquery(),
-        select(func.max(_P.version)).where(*_OWNERS).scalar_subquery(),
-    )
+VERSIONS = (
+    func.coalesce(select(_K.version).where(_K.key_id == bindparam("key_id")).scalar_subquery(), 0),
+    func.coalesce(select(func.max(_P.version)).where(*_OWNERS).scalar_subquery(), 0),
 )
+"""The newest versions of a key record and of its owner's policy; 0 where there is none."""
+_VERSIONS = Prepared(select(*VERSIONS))
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class RecordsRoom(Room):
 def current_versions(db: Connection, key_id: str, owner: str, policy_name: str) -> tuple[int, int]:
     """The newest versions of a key record and of its owner's policy as this transaction sees them; 0 where there is none."""
     key, policy = _VERSIONS.row(db, {"key_id": key_id, "owner": owner, "name": policy_name}) or (0, 0)
-    return key or 0, policy or 0
+    return key, policy
 
 
 def _key(db: Connection, key_id: str) -> StoredKey | None:

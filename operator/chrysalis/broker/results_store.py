@@ -23,9 +23,9 @@ from chrysalis.broker.prepared import Prepared
 from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reappraisal_store import Sweep
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.records_store import current_versions
+from chrysalis.broker.records_store import VERSIONS, current_versions
 from chrysalis.broker.rooms import Counter, Room, count, counted, insert_new
-from chrysalis.broker.tables import releases, results, spent_nonces
+from chrysalis.broker.tables import counters, releases, results, spent_nonces
 
 MAX_REFUSED_RESULTS = 10_000
 """Refusals beyond these are forgotten, oldest first: whoever can reach the broker can cause them."""
@@ -35,6 +35,16 @@ _SPENT = Prepared(
     select(spent_nonces.c.nonce).where(spent_nonces.c.nonce == bindparam("nonce"), spent_nonces.c.expires_at > bindparam("now"))
 )
 _EXPIRED_NONCES = Prepared(delete(spent_nonces).where(spent_nonces.c.expires_at <= bindparam("now")))
+_CURRENT = Prepared(
+    select(
+        *VERSIONS,
+        *(
+            select(counters.c.value).where(counters.c.name == counter.value).scalar_subquery()
+            for counter in (Counter.SHARED, Counter.CHANGES)
+        ),
+    )
+)
+NOTHING = (0, 0, 0, 0)
 _RELEASABLE = Prepared(select(results.c.released_at, results.c.revoked_at).where(results.c.result_id == bindparam("result_id")))
 _RELEASED = Prepared(
     update(results).where(results.c.result_id == bindparam("id")).values(released_at=bindparam("at"), changed=bindparam("number"))
@@ -127,6 +137,7 @@ class ResultsRoom(Room):
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self._quotas: dict[str, _Counted] = {}
+        self._nonces_trimmed_at = 0
 
     # Nonces
 
@@ -137,7 +148,13 @@ class ResultsRoom(Room):
 
     def spend_nonce(self, nonce: str, expires_at: int, now: int) -> bool:
         """Remember a nonce until it expires; False when it was spent before."""
-        return self.database.transact(lambda db: _spend(db, nonce, expires_at, now))
+        return self.database.transact(lambda db: self._spend(db, nonce, expires_at, now))
+
+    def _spend(self, db: Connection, nonce: str, expires_at: int, now: int) -> bool:
+        if now != self._nonces_trimmed_at:  # once a second is enough: an expired nonce is refused for its age
+            _EXPIRED_NONCES.run(db, {"now": now})
+            self._nonces_trimmed_at = now
+        return insert_new(db, spent_nonces, {"nonce": nonce, "expires_at": expires_at})
 
     # Results
 
@@ -157,30 +174,32 @@ class ResultsRoom(Room):
 
         def write(db: Connection) -> Kept:
             if basis is not None:
-                current = (*current_versions(db, basis.key_id, basis.owner, basis.policy_name), counted(db, Counter.SHARED))
-                if current != (basis.key_version, basis.policy_version, basis.shared):
+                key, policy, shared, changes = (
+                    _CURRENT.row(db, {"key_id": basis.key_id, "owner": basis.owner, "name": basis.policy_name}) or NOTHING
+                )
+                if (key, policy, shared) != (basis.key_version, basis.policy_version, basis.shared):
                     return Kept.OUTDATED
                 if basis.holder is not None and gpu_store.held_elsewhere(db, basis.gpus, basis.holder, now):
                     return Kept.OUTDATED
                 if basis.allowance is not None:
-                    self._check_quota(db, basis.allowance, now)
-            if not _spend(db, nonce, nonce_expires_at, now):
+                    self._check_quota(db, basis.allowance, changes, now)
+            if not self._spend(db, nonce, nonce_expires_at, now):
                 return Kept.REPLAYED
             _add(db, result)
             if basis is not None and basis.holder is not None:
                 superseded = gpu_store.claim(db, result.result_id, basis.gpus, basis.holder, now)
-                _revoke(db, [_superseded(one, result) for one in superseded], now)
+                if superseded:
+                    _revoke(db, [_superseded(one, result) for one in superseded], now)
             put_evidence(db, result.result_id, evidence)
             return Kept.STORED
 
         return self.database.transact(write)
 
-    def _check_quota(self, db: Connection, allowance: quota_store.Allowance, now: int) -> None:
+    def _check_quota(self, db: Connection, allowance: quota_store.Allowance, changes: int, now: int) -> None:
         """Count a tenant's results only when they may be too many by now; raises BrokerError (QuotaExceeded).
 
         Every new result is a change, on whichever replica, so the last count and the changes since are an upper bound.
         """
-        changes = counted(db, Counter.CHANGES)
         last = self._quotas.get(allowance.tenant)
         if (
             last is not None
@@ -364,11 +383,6 @@ def _filters(
     wanted = ((c.namespace, namespace), (c.worker, worker), (c.pod_uid, pod_uid), (c.verdict, verdict))
     among = ((c.owner, owners), (c.namespace, namespaces))
     return [column == value for column, value in wanted if value] + [column.in_(values) for column, values in among if values is not None]
-
-
-def _spend(db: Connection, nonce: str, expires_at: int, now: int) -> bool:
-    _EXPIRED_NONCES.run(db, {"now": now})
-    return insert_new(db, spent_nonces, {"nonce": nonce, "expires_at": expires_at})
 
 
 def _add(db: Connection, result: StoredResult) -> None:
