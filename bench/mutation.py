@@ -49,6 +49,7 @@ MODULES = {
     "chrysalis.attestation.appraisal": (
         "attestation/test_mutants_appraisal",
         "attestation/test_appraisal",
+        "attestation/test_ends_of_time",
         "attestation/test_refusals",
         "attestation/test_library_gaps",
     ),

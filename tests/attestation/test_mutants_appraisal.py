@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
+from chrysalis.attestation import appraisal
 from chrysalis.attestation.verdict import Verdict
 from e2e.simtd import pki
 from e2e.simtd.pki import SimulatedPlatform
@@ -54,3 +58,14 @@ def test_trailing_bytes_are_shown_at_a_bounded_length(judge: Callable[..., Verdi
     told = next(reason for reason in verdict.reasons if reason.reason == "QuoteTrailingData")
     assert told.message.startswith("40 bytes ")
     assert told.detail == junk[:32].hex()
+
+
+END = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("before_the_end", "later", "left"),
+    [(100, 10, 90), (10, 10, 0), (9, 10, 0), (0, 10, 0), (0, 0, 0)],
+)
+def test_a_result_lives_until_the_calendar_ends(before_the_end: int, later: int, left: int) -> None:
+    assert appraisal._after(END - timedelta(seconds=before_the_end), later) == END - timedelta(seconds=left)
