@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -376,3 +377,13 @@ def test_nothing_stands_beside_the_certificates(
     with pytest.raises(NotGenuine) as caught:
         claims_of(pck_chain=(good + junk if behind else junk + "\n" + good).encode())
     assert caught.value.reasons[0].reason == "CertificateInvalid"
+
+
+def test_no_other_root_is_intels() -> None:
+    others = [bytes([number]) for number in range(64)]
+    digests = sorted(hashlib.sha256(other).hexdigest() for other in others)
+    assert digests[0] < genuineness.INTEL_ROOT_SHA256 < digests[-1]
+    assert genuineness.same_root(INTEL, INTEL)
+    assert not any(genuineness.same_root(INTEL, other) or genuineness.same_root(other, INTEL) for other in others)
+    assert not genuineness.same_root(others[0], others[1])
+    assert genuineness.same_root(others[0], others[0])
