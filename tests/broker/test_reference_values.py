@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from sqlalchemy import text
 from starlette.testclient import TestClient
 
 from chrysalis.api import initdata as initdata_form
@@ -164,3 +165,10 @@ def test_the_audit_log_names_the_document(world: Any, publisher: Publisher) -> N
     put(world, publisher, withdrawn=[publisher.withdrawn("WorkerImage", OTHER)])
     (record,) = (r for r in world.deps.store.audit_log() if r.event == "ReferenceValuesStored")
     assert record.document == {"publisher": publisher.key.public_key().public_bytes_raw().hex(), "version": 1, "withdrawn": 1}
+
+
+def test_who_writes_to_the_database_withdraws_no_withdrawal(world: Any, publisher: Publisher, reasons: Any) -> None:
+    assert put(world, publisher, withdrawn=[publisher.withdrawn("WorkerImage", OTHER)]).status_code == 201
+    with world.deps.store.database.writing() as db:
+        db.execute(text("UPDATE reference_values SET envelope = '{}'"))
+    assert reasons(world.attest(world.domain(world.acme))) == ["StateUnusable"]

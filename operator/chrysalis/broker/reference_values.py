@@ -103,9 +103,27 @@ class References:
                 stored = self._store.reference(publisher)
                 if stored is None:
                     continue
-                values = ReferenceValues.model_validate_json(stored.payload)
+                values = _signed(stored)
                 with self._lock:
                     self._read = {key: held for key, held in self._read.items() if key[0] != publisher}
                     self._read[publisher, stored.version] = values
             found.append(values)
         return found
+
+
+def _signed(stored: StoredReference) -> ReferenceValues:
+    """Read a stored document; its signature counts here, too: who can write to the database withdraws no withdrawal by it."""
+    try:
+        envelope = Envelope.model_validate_json(stored.envelope)
+        verified = dsse.verify(envelope, PAYLOAD_REFERENCE_VALUES, [bytes.fromhex(stored.publisher)])
+        values = ReferenceValues.model_validate_json(verified.payload)
+        if values.version != stored.version:
+            raise ValueError(f"version {values.version} is signed, {stored.version} is stored")
+    except (WireError, ValueError) as error:
+        raise BrokerError(
+            BrokerReason.STATE_UNUSABLE,
+            f"the stored reference values of {stored.publisher[:16]} are not what their publisher signed",
+            "find out who could write to the database; let the publisher store them again in a higher version",
+            str(error)[:512],
+        ) from error
+    return values
