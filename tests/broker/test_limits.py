@@ -193,6 +193,18 @@ def test_envelopes_that_nobody_signed_end(world: World, reasons: Reasons, path: 
     assert world.put_policy(world.acme, version=2).status_code == 201
 
 
+def test_one_result_asks_for_its_key_now_and_then(world: World, reasons: Reasons) -> None:
+    """Clients see the result's id in the worker's token; each of their requests would ask the key service."""
+    result = world.attest(world.domain(world.acme)).json()["resultId"]
+    for _ in range(limits.RELEASES):
+        assert world.release("acme", result).status_code == 200
+    assert reasons(world.release("acme", result)) == ["TooManyRequests"]
+    other = world.attest(world.domain(world.acme)).json()["resultId"]
+    assert world.release("acme", other).status_code == 200
+    world.clock.advance(1)
+    assert world.release("acme", result).status_code == 200
+
+
 def test_calls_with_the_same_credentials(world: World, reasons: Reasons) -> None:
     object.__setattr__(world.deps, "limits", Limits(LimitSettings(calls_per_second=1), 8, world.clock))
     assert [world.reading("/v1/results").status_code for _ in range(3)] == [200, 200, 429]

@@ -37,6 +37,8 @@ HOLD_SECONDS = 1.0
 """For a refusal of what is too much."""
 REFUSAL_SECONDS = 60.0
 """An address that has used up its unproven attempts gets all of them back in this time."""
+RELEASES, RELEASES_PER_SECOND = 16, 1
+"""Of one result, to one address: its id is no secret, and each release asks the key service."""
 UNKNOWN_ADDRESS = "unknown"
 
 
@@ -248,6 +250,7 @@ class Limits:
         self._calls = buckets(settings.calls_per_second, 2 * settings.calls_per_second)
         self._unproven = buckets(settings.unproven_attestations / REFUSAL_SECONDS, settings.unproven_attestations)
         self._failed_calls = buckets(settings.unproven_calls / REFUSAL_SECONDS, settings.unproven_calls)
+        self._releases = buckets(RELEASES_PER_SECOND, RELEASES)
         self._slow = buckets(SUSPECT_REQUESTS, 2 * SUSPECT_REQUESTS)
         self._clock = clock
         self.messages = Load(settings.message_bytes, settings.message_bytes_per_address)
@@ -291,6 +294,11 @@ class Limits:
             finally:
                 if not good:
                     await asyncio.sleep(min(HOLD_SECONDS, SUSPECT_REST * (self._clock.monotonic() - started)))
+
+    def release(self, address: str, result_id: str) -> None:
+        """Count a request for a key; raises BrokerError (TooManyRequests)."""
+        if not self._releases.take(f"{address} {result_id}"):
+            raise _too_many("requests for a key under this result")
 
     def before_call(self, address: str) -> None:
         """Refuse an address with too many failed authentications lately; raises BrokerError (TooManyRequests)."""

@@ -35,4 +35,5 @@ def register(app: FastAPI, deps: Deps) -> None:
     @app.post("/v1/keys/{key_id}:release")
     async def release(request: Request, key_id: str) -> Response:
         message = parse(ReleaseRequest, await body(request, MAX_SMALL_BODY))
+        deps.limits.release(address_of(request.client.host if request.client else None), message.result_id)
         return answer(await run_in_threadpool(deps.results.release, label(key_id), message))
