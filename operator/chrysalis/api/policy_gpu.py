@@ -150,7 +150,7 @@ def gpu_concerns(rules: GpuRules) -> Iterator[str]:
     if rules.trust_root != "Nvidia":
         yield "spec.gpu.trustRoot is not NVIDIA's: all GPU evidence under it is simulated and protects nothing"
     if rules.revocation == GpuRevocation.OPTIONAL:
-        yield "spec.gpu.revocation is Optional: a certificate that NVIDIA revoked is noticed only where an OCSP answer is given (gpu verify)"
+        yield "spec.gpu.revocation is Optional: a certificate that NVIDIA revoked is noticed only where OCSP answers are given (gpu verify)"
     else:
         yield "spec.gpu.revocation is Required: a broker gets no OCSP answers, so it accepts no GPU; `chrysalis gpu verify --ocsp` may"
     if GpuMode.PROTECTED_PCIE in rules.cc_mode and rules.nvswitch is None:
