@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import make_url, text
+from sqlalchemy import Connection, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from chrysalis.broker import database as database_module
@@ -118,4 +118,23 @@ def test_the_urls_own_options_count(postgres_url: str) -> None:
     with database.reading() as db:
         assert db.execute(text("SHOW lock_timeout")).scalar_one() == "3s"
         assert db.execute(text("SHOW statement_timeout")).scalar_one() == "2min"
+    database.close()
+
+
+def test_a_snapshot_sees_one_state_of_everything(database_url: str) -> None:
+    """A backup reads table after table; what is committed meanwhile is in none of them."""
+    database = Database(database_url)
+
+    def change(db: Connection) -> None:
+        for counter in ("changes", "inputs"):
+            db.execute(text("UPDATE counters SET value = value + 1 WHERE name = :name"), {"name": counter})
+
+    value = text("SELECT value FROM counters WHERE name = :name").execution_options(yield_per=1)
+    with database.snapshot() as db:
+        seen = [db.execute(value, {"name": "changes"}).scalar_one()]
+        database.transact(change)
+        seen.append(db.execute(value, {"name": "inputs"}).scalar_one())
+    assert seen == [0, 0]
+    with database.reading() as db:
+        assert db.execute(text("SELECT value FROM counters WHERE name = 'inputs'")).scalar_one() == 1
     database.close()

@@ -166,9 +166,7 @@ def _write(file: BinaryIO, beside: Path, database: Database, keys: StateKeys, en
     pieces.append((STATE, json.dumps(sealed).encode()))
     with tempfile.TemporaryDirectory(dir=beside, prefix=".backup-") as spool:
         folder = Path(spool)
-        with database.reading() as db:
-            if db.dialect.name == POSTGRESQL:
-                db.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+        with database.snapshot() as db:
             seq, head = audit_store.head(db)
             for table in _tables():
                 name = f"{table.name}.jsonl"

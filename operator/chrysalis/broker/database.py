@@ -107,6 +107,13 @@ class Database:
         with self._readers.connect() as connection:
             yield connection
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A transaction that changes nothing and in which every statement sees the same state of the whole database."""
+        options = {"isolation_level": "REPEATABLE READ"} if self.shared else {}
+        with self.engine.connect().execution_options(**options) as connection, connection.begin():
+            yield connection
+
     def _migrate(self) -> None:
         config = Config()
         config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
