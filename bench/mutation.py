@@ -53,6 +53,8 @@ MODULES = {
         "attestation/test_refusals",
         "attestation/test_library_gaps",
     ),
+    "chrysalis.attestation.binding": ("attestation/test_binding", "attestation/test_mutants_binding", "attestation/test_mutants_frozen"),
+    "chrysalis.attestation.policy_file": ("attestation/test_policy_file", "attestation/test_mutants_policy_file"),
     "chrysalis.attestation.rules": (
         "attestation/test_policy_rules",
         "attestation/test_mutants_rules",
@@ -67,8 +69,6 @@ MODULES = {
         "attestation/test_library_gaps",
         "attestation/test_proved",
     ),
-    "chrysalis.attestation.binding": ("attestation/test_binding", "attestation/test_mutants_binding", "attestation/test_mutants_frozen"),
-    "chrysalis.attestation.policy_file": ("attestation/test_policy_file", "attestation/test_mutants_policy_file"),
     "chrysalis.api.policy": ("attestation/test_mutants_policy", "attestation/test_policy_rules", "api/test_crd", "attestation/test_lint"),
 }
 """What is mutated, and the tests that most likely notice; those of the other modules follow where these do not."""
