@@ -25,6 +25,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from chrysalis.broker.group_commit import GroupCommit
 from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.turns import Turns
 
 SQLITE, POSTGRESQL = "sqlite", "postgresql"
 DRIVERS = frozenset({SQLITE, "postgresql+psycopg"})
@@ -58,6 +59,7 @@ class Database:
         """
         self.engine = _engine(_parse(url))
         self._readers = _readers(self.engine)
+        self._turns = _turns(self.engine.url)
         self._writer = GroupCommit(self.writing)
         try:
             self._migrate()
@@ -98,7 +100,8 @@ class Database:
     @contextlib.contextmanager
     def writing(self) -> Iterator[Connection]:
         """A transaction that no other writing one overlaps; committed at the end, rolled back when the block raises."""
-        with self.engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
+        turn = contextlib.nullcontext() if self._turns is None else self._turns.turn()
+        with turn, self.engine.connect().execution_options(**{_WRITE: True}) as connection, connection.begin():
             yield connection
 
     @contextlib.contextmanager
@@ -175,6 +178,13 @@ def _readers(engine: Engine) -> Engine:
     statement sees what was committed before it, and BEGIN and ROLLBACK would be two more exchanges with the server.
     """
     return engine if engine.dialect.name == SQLITE else _postgresql(engine.url, isolation_level="AUTOCOMMIT")
+
+
+def _turns(url: URL) -> Turns | None:
+    """The line of a SQLite file's writers; PostgreSQL has one of its own, and a database in memory has one writer."""
+    if url.drivername != SQLITE or not url.database or url.database == ":memory:" or url.database.startswith("file:"):
+        return None
+    return Turns(Path(url.database), BUSY_SECONDS)
 
 
 def _check_idle(engine: Engine) -> None:
