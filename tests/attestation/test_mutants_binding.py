@@ -21,7 +21,7 @@ def _nested(levels: int, kind: type) -> Any:
 
 
 @pytest.mark.parametrize("kind", [dict, list])
-def test_an_identity_may_be_sixteen_levels_deep_and_no_deeper(kind: type) -> None:
+def test_an_identity_may_have_sixteen_levels_and_no_more(kind: type) -> None:
     binding.identity_cbor({"top": _nested(15, kind)})
     with pytest.raises(AttestationError, match="nested too deeply"):
         binding.identity_cbor({"top": _nested(16, kind)})
