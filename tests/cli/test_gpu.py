@@ -92,7 +92,10 @@ def test_accepted_is_zero(run: Run) -> None:
 @pytest.mark.parametrize("report", ["report.bin", "report.txt"])
 def test_raw_reports(run: Run, report: str) -> None:
     assert run("verify", report, "--chain", "chain.pem", *RIMS).code == 0
+    assert run("verify", report, "chain.pem", *RIMS).code == 0  # told apart by what it holds
     assert run("verify", report, *RIMS).code == 2
+    assert run("verify", report, "chain.pem", "--chain", "chain.pem").code == 2
+    assert run("verify", "chain.pem").code == 2
 
 
 def test_several_files_are_one_machine(run: Run, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from chrysalis.api.policy_gpu import GpuReferenceValues, GpuRules
+from chrysalis.attestation import policy_yaml
 from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.gpu import chain, evidence, nras, rim
 from chrysalis.attestation.gpu.appraisal import RemoteCheck, appraise_gpus
@@ -29,6 +30,7 @@ from chrysalis.clock import SystemClock, rfc3339
 
 MAX_ROOT_BYTES = 64 * 1024
 MAX_RULES_BYTES = 1024 * 1024
+PEM = b"-----BEGIN CERTIFICATE-----"
 NOT_COMPARED = "the measurements were NOT compared: no --rim and no --rules were given, so what runs on the GPU is not judged"
 _R = GpuReason
 _PATH = click.Path(path_type=Path)
@@ -41,7 +43,13 @@ def command() -> None:
 
 @command.command("verify")
 @click.argument("reports", type=_PATH, nargs=-1, required=True, metavar="REPORT...")
-@click.option("--chain", "chains", type=_PATH, multiple=True, help="Certificates of a raw report (PEM), one for each, in order.")
+@click.option(
+    "--chain",
+    "chains",
+    type=_PATH,
+    multiple=True,
+    help="Certificates of a raw report (PEM), one for each, in order; may stand among the reports, too.",
+)
 @click.option("--nonce", type=HEX32, help="What the reports must answer; without it, freshness is not judged.")
 @click.option("--rim", "rims", type=_PATH, multiple=True, help="NVIDIA's reference values (SWID), or digested ones (`gpu rim -o json`).")
 @click.option("--rules", type=_PATH, help="What to accept: an AttestationPolicy with `gpu`, or the rules alone (YAML, JSON).")
@@ -70,7 +78,7 @@ def verify(
 ) -> int:
     """Judge the GPUs and NVSwitches of one machine.
 
-    REPORT is NVIDIA SDK evidence (JSON), or a raw SPDM report (binary, hexadecimal, base64) with --chain.  All reports are judged
+    REPORT is NVIDIA SDK evidence (JSON), or a raw SPDM report (binary, hexadecimal, base64) with its certificates in --chain or beside it.  All are judged
     together.  Exit code: 0 accepted, 1 refused, 2 unreadable input.
     """
     if rules is not None and rims:
@@ -143,15 +151,18 @@ def rim_command(files: tuple[Path, ...], at: datetime | None, rim_root: Path | N
 
 
 def _devices(reports: Sequence[Path], chains: Sequence[Path]) -> list[GpuEvidence]:
-    """All devices of all files; the chains belong to the raw reports, in order."""
-    files = [(path, _read(path, evidence.MAX_EVIDENCE_BYTES)) for path in reports]
+    """All devices of all files; the chains, by --chain or among the reports, belong to the raw reports, in order."""
+    files = [_read(path, evidence.MAX_EVIDENCE_BYTES) for path in reports]
+    is_json = [data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{") for data in files]
     waiting = [_read(path, 2 * chain.MAX_CHAIN_BYTES) for path in chains]
-    raw = [path for path, data in files if data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] not in (b"[", b"{")]
-    if waiting and len(waiting) != len(raw):
-        raise click.UsageError(f"there are {len(raw)} raw reports and {len(waiting)} --chain; give one for each, in the same order")
+    waiting += [data for data, json_ in zip(files, is_json, strict=True) if not json_ and PEM in data]
+    sent = [(data, json_) for data, json_ in zip(files, is_json, strict=True) if json_ or PEM not in data]
+    raw = sum(not json_ for _, json_ in sent)
+    if waiting and len(waiting) != raw:
+        raise click.UsageError(f"there are {raw} raw reports and {len(waiting)} chains; give one for each, in the same order")
     devices: list[GpuEvidence] = []
-    for path, data in files:
-        given = waiting.pop(0) if path in raw and waiting else None
+    for data, json_ in sent:
+        given = waiting.pop(0) if not json_ and waiting else None
         if given is not None:
             chain.load(chain.read_pem(given))  # a file without certificates is unreadable input, not a refused device
         devices += evidence.read(data, given)
@@ -205,7 +216,7 @@ def _remote(answer: Path | None, keys: Path | None, issuer: str, nonce: bytes | 
 def _rules(path: Path) -> GpuRules:
     """The GPU rules of a policy, of its bare spec, or alone; raises GpuError."""
     try:
-        document: Any = yaml.safe_load(_read(path, MAX_RULES_BYTES))
+        document: Any = policy_yaml.load(_read(path, MAX_RULES_BYTES))
         for member in ("spec", "gpu"):
             if isinstance(document, dict) and isinstance(document.get(member), dict):
                 document = document[member]
