@@ -78,8 +78,10 @@ def verify(
 ) -> int:
     """Judge the GPUs and NVSwitches of one machine.
 
-    REPORT is NVIDIA SDK evidence (JSON), or a raw SPDM report (binary, hexadecimal, base64) with its certificates in --chain or beside it.  All are judged
-    together.  Exit code: 0 accepted, 1 refused, 2 unreadable input.
+    REPORT is NVIDIA SDK evidence (JSON), or a raw SPDM report (binary, hexadecimal, base64) whose certificates stand in --chain,
+    or in a file of their own beside it.  All devices are judged together.
+
+    Exit code: 0 accepted, 1 refused, 2 unreadable input.
     """
     if rules is not None and rims:
         raise click.UsageError("give --rim or --rules, not both: rules hold the reference values that they accept")
