@@ -22,6 +22,7 @@ from chrysalis.receipts.objects import Receipt
 from chrysalis.sealing.package import seal
 from chrysalis.wire.attested import open_connection
 from chrysalis.wire.broker import NamedReason, Problem
+from chrysalis.wire.reasons import Refused
 from chrysalis_worker.agent import Agent, Listen, Timing
 from chrysalis_worker.reasons import WorkerError, WorkerReason
 
@@ -205,6 +206,26 @@ def test_a_refusal_is_told_and_asked_again(go: Any) -> None:
         assert counter == 3
 
     go(scenario, prepare=lambda w: w.broker.refusals.extend([problem("MeasurementNotAllowed")] * 3))
+
+
+def test_a_result_that_ended_before_the_key_came_is_replaced_at_once(go: Any) -> None:
+    """The owner stored another policy between attestation and release; the renewal is minutes away."""
+
+    def ended(world: Any) -> None:
+        release = world.broker.release
+
+        async def refused(key_id: str, result_id: str) -> Any:
+            if len(world.broker.attested) == 1:
+                raise Refused(problem("PolicyChanged"))
+            return await release(key_id, result_id)
+
+        world.broker.release = refused
+
+    async def scenario(running: Running) -> None:
+        await running.ready()
+        assert len(running.world.broker.attested) == 2
+
+    go(scenario, prepare=ended)
 
 
 def test_with_initdata_that_is_not_measured_it_never_asks_for_an_appraisal(go: Any) -> None:

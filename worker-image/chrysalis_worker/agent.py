@@ -44,6 +44,8 @@ from chrysalis_worker.tickets import TicketBook
 
 T = TypeVar("T")
 PACKAGE_FILE = "package.age"
+RESULT_ENDED = frozenset({"PolicyChanged", "KeyChanged", "ResultRevoked", "ResultExpired", "ResultUnknown"})
+"""The broker's reasons that a new attestation may remove: the model does not wait for the renewal then."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +224,12 @@ class Agent:
         session = self.state.session
         if session is None:
             raise AssertionError("a model is opened after the first attestation")
-        wrapped = await attester.broker.release(model.key_id, session.result.result_id)
+        try:
+            wrapped = await attester.broker.release(model.key_id, session.result.result_id)
+        except Refused as error:
+            if error.reasons[0].reason in RESULT_ENDED and self.state.session is session:
+                await self._attest(attester)
+            raise
         secret = package.identity(wrapped, model, attester.domain)
         self.state.reach(Phase.KEY_RELEASED, key_id=model.key_id)
         with contextlib.suppress(WorkerError):  # an earlier agent's Triton may still read the old files
