@@ -88,7 +88,7 @@ def test_registers_that_are_as_given(capsys: pytest.CaptureFixture[str], log: Pa
 
 
 def test_a_register_that_differs(capsys: pytest.CaptureFixture[str], log: Path) -> None:
-    words = ["eventlog", "replay", log, "--rtmr", f"0={RTMRS[0]}", "--rtmr", f"2={'ab' * 48}"]
+    words: list[str | Path] = ["eventlog", "replay", log, "--rtmr", f"0={RTMRS[0]}", "--rtmr", f"2={'ab' * 48}"]
     outcome = run(capsys, *words)
     assert outcome.code == 1
     assert "EventLogMismatch" in outcome.out

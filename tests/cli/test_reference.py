@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from chrysalis.api.reference import ReferenceValues
 from chrysalis.cli import measure_rebuild
 from chrysalis.cli.main import main
 from chrysalis.cli.measure_rebuild import Built
@@ -211,10 +212,8 @@ def test_sources_that_do_not_build_are_two(shell: Shell, tmp_path: Path) -> None
 
 def test_another_number_of_layers_is_named(shell: Shell) -> None:
     values = {"version": 1, "release": "1", "issued": "2020-01-01T00:00:00Z", "expires": FAR, "templateVersions": [1]}
-    parsed = measure_rebuild.ReferenceValues.model_validate(
+    parsed = ReferenceValues.model_validate(
         values | {"workerImages": [{"digest": "sha256:" + "1" * 64, "layers": ["sha256:" + "2" * 64] * 2}]}
     )
     assert measure_rebuild.differences(Built("sha256:" + "3" * 64, [], 1), parsed)[1] == "  0 layers, published 2"
-    assert measure_rebuild.differences(Built("x", [], 1), measure_rebuild.ReferenceValues.model_validate(values)) == [
-        "no worker image is published"
-    ]
+    assert measure_rebuild.differences(Built("x", [], 1), ReferenceValues.model_validate(values)) == ["no worker image is published"]
