@@ -14,10 +14,10 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from bench import Row
 from bench.verify import CALLS, microseconds
+from chrysalis.api.policy import INTEL_ROOT_SHA256
 from chrysalis.attestation import genuineness
 from chrysalis.attestation.appraisal import appraise
 from chrysalis.attestation.collateral import Collateral
-from chrysalis.attestation.genuineness import INTEL_ROOT_SHA256
 from chrysalis.clock import parse_rfc3339
 from e2e import cache
 from e2e.demo import samples

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import time
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chrysalis.api import policy
 from chrysalis.api.policy import AttestationPolicySpec
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.reasons import AttestationError
@@ -80,3 +83,54 @@ def test_what_is_no_policy(text: bytes) -> None:
 @given(st.text(max_size=200))
 def test_any_text_is_a_policy_or_refused(text: str) -> None:
     refusal(text.encode("utf-8", "surrogatepass"))
+
+
+def _nested(form: bytes) -> bytes:
+    """Each line is nine times the line before."""
+    lines = [b"a%d: &a%d " % (number, number) + form % b",".join([b"*a%d" % (number - 1)] * 9) for number in range(1, 30)]
+    return b"a0: &a0 {x: 1}\n" + b"\n".join(lines)
+
+
+HOSTILE = {
+    "a list": b"[" + b"a," * 500_000 + b"a]",
+    "lines": b"- a\n" * 250_000,
+    "names": b"".join(b"a%d: 1\n" % number for number in range(90_000)),
+    "fewer names": b"".join(b"a%d: 1\n" % number for number in range(9_000)),
+    "times": b"- 2001-01-01\n" * 80_000,
+    "a number to the base of 60": b"a: 1" + b":1" * 500_000,
+    "a number": b"a: " + b"1" * 1_000_000,
+    "merged maps": _nested(b"{<<: [%s]}"),
+    "aliases": _nested(b"[%s]"),
+    "brackets": b"{a: " * 3000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_yaml_is_refused_within_a_second(name: str) -> None:
+    begin = time.process_time()
+    refusal(HOSTILE[name])
+    assert time.process_time() - begin < 1
+
+
+def test_a_member_twice_is_refused(policy_document: dict[str, Any]) -> None:
+    """A person reads the first, a parser takes the last."""
+    text = yaml.safe_dump(policy_document)
+    assert read_policy(text.encode()).version == 1
+    assert "twice" in refusal(b"version: 2\n" + text.encode()).detail
+
+
+def test_maps_may_be_merged(policy_document: dict[str, Any]) -> None:
+    text = yaml.safe_dump(policy_document)
+    policy_document["tdx"]["measurements"] = []
+    merged = yaml.safe_dump(policy_document).replace("measurements: []", "measurements: [&one {ROW}, {<<: *one, name: two}]")
+    row = yaml.safe_load(text)["tdx"]["measurements"][0]
+    found = read_policy(merged.replace("{ROW}", json.dumps(row)).encode())
+    assert [item.name for item in found.tdx.measurements] == ["simulated", "two"]
+
+
+def test_intels_root_is_named_and_not_given(policy_document: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As DER it would stand beside Development and simulated GPUs, and its results would be of hardware."""
+    read_policy(resource(policy_document))
+    der = base64.b64decode(policy_document["trustRoot"]["der"])
+    monkeypatch.setattr(policy, "INTEL_ROOT_SHA256", hashlib.sha256(der).hexdigest())
+    assert "Intel's own root" in refusal(resource(policy_document)).detail

@@ -46,6 +46,17 @@ def test_the_base_case_is_accepted(judge: Appraise) -> None:
     assert verdict.evidence_class == "Simulated"
 
 
+def test_a_wallet_that_cannot_be_read_allows_none(
+    judge: Appraise, reasons: Reasons, platform: SimulatedPlatform, initdata: bytes, policy_document: dict[str, Any]
+) -> None:
+    """Whatever stands for an unreadable entry inside, no worker may have it as its wallet."""
+    document = changed(policy_document, "tdx.measurements.0.initdata.wallets", ["not a wallet"])
+    for wallet in ("unreadable", "not a wallet", "None", ""):
+        toml = initdata.replace(b"0:" + b"5" * 64, wallet.encode())
+        verdict = judge(document=document, initdata=toml, quote=platform.quote(bytes(range(64)), mrconfigid=mrconfigid(toml)))
+        assert reasons(verdict) == ["InitdataNotAllowed"], wallet
+
+
 REFUSING = [
     ("tdx.tcb.allowedStatuses", [], "TcbStatus", "TcbStatusNotAllowed"),
     ("tdx.tcb.allowedStatuses", ["OutOfDate"], "another status", "TcbStatusNotAllowed"),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import hashlib
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
@@ -35,10 +38,24 @@ class Placement(StrEnum):
     DEVELOPMENT = "Development"
 
 
+INTEL_ROOT_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
+"""Of the DER of "Intel SGX Root CA"."""
+
+
 class DerRoot(Model):
     """A trust anchor that is not Intel's; everything under it is evidence class Simulated."""
 
     der: Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]+={0,2}$", max_length=4096)]  # base64
+
+    @model_validator(mode="after")
+    def _not_intels(self) -> DerRoot:
+        try:
+            der = base64.b64decode(self.der + "=" * (-len(self.der) % 4))
+        except binascii.Error:
+            return self  # no root at all: the appraisal and lint say so
+        if hashlib.sha256(der).hexdigest() == INTEL_ROOT_SHA256:
+            raise ValueError("this is Intel's own root: write `trustRoot: Intel`, under which Development and simulated GPUs are refused")
+        return self
 
 
 class Advisories(Model):

@@ -20,9 +20,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from chrysalis.api.policy import AttestationPolicySpec, DerRoot
+from chrysalis.api.policy import INTEL_ROOT_SHA256, AttestationPolicySpec, DerRoot
 from chrysalis.attestation.certificate_errors import UNREADABLE_X509
-from chrysalis.attestation.genuineness import INTEL_ROOT_SHA256
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 
 INTEL_ROOT_KEY = (

@@ -18,6 +18,7 @@ import dcap_qvl
 from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic_core import from_json
 
+from chrysalis.api.policy import INTEL_ROOT_SHA256
 from chrysalis.attestation import proved
 from chrysalis.attestation.collateral import Collateral, Expiry, chain
 from chrysalis.attestation.proved import ProvedPlatforms
@@ -26,10 +27,8 @@ from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.attestation.verdict import EvidenceClass, Reason, VerifiedClaims
 from chrysalis.clock import from_unix, parse_rfc3339, unix
 
-INTEL_ROOT_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
-"""Of the DER of "Intel SGX Root CA", which is dcap-qvl's built-in anchor."""
 INTEL: bytes = b""
-"""Stands for Intel's root wherever a list of DER trust anchors is taken."""
+"""Stands for Intel's root, which is dcap-qvl's built-in anchor, wherever a list of DER trust anchors is taken."""
 TCB_SIGNER = "Intel SGX TCB Signing"
 TCB_INFO_ID = "TDX"
 TCB_INFO_VERSION, QE_IDENTITY_VERSION = 3, 2

@@ -6,6 +6,7 @@ import yaml
 from pydantic import ValidationError
 
 from chrysalis.api.policy import Envelope
+from chrysalis.attestation import policy_yaml
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 
@@ -19,7 +20,7 @@ def read_envelope(text: bytes) -> Envelope | None:
     try:
         if len(text) > MAX_POLICY_BYTES:
             raise ValueError(f"over {MAX_POLICY_BYTES} bytes")
-        document = yaml.safe_load(text)
+        document = policy_yaml.load(text)
         if not isinstance(document, dict):
             raise ValueError("not one YAML or JSON object")
         if "payloadType" in document:

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from chrysalis.api.base import Model
 from chrysalis.api.names import API_VERSION, KIND_POLICY
 from chrysalis.api.policy import AttestationPolicyCarrierSpec, AttestationPolicySpec, Envelope, SignedPolicy
+from chrysalis.attestation import policy_yaml
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 
 MAX_POLICY_BYTES = 1024 * 1024
@@ -28,7 +29,7 @@ def read_policy(text: bytes) -> AttestationPolicySpec:
     if len(text) > MAX_POLICY_BYTES:
         raise _unreadable(f"the policy has {len(text)} bytes; at most {MAX_POLICY_BYTES} are read")
     try:
-        document = yaml.safe_load(text)
+        document = policy_yaml.load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _unreadable("the policy is neither YAML nor JSON", str(error)) from error
     if not isinstance(document, dict):

@@ -206,17 +206,17 @@ def _judge_initdata(rule: InitdataRule, config: Configuration | None) -> list[Re
         wrong.append(("templateVersions", str(identity.template_version)))
     if identity.image_digest not in rule.image_digests:
         wrong.append(("imageDigests", identity.image_digest))
-    if rule.wallets != "Any" and identity.wallet.lower() not in {_raw_wallet(value) for value in rule.wallets}:
+    if rule.wallets != "Any" and not any(_is_wallet(value, identity.wallet) for value in rule.wallets):
         wrong.append(("wallets", identity.wallet or "no wallet"))
     return [Reason.of(_R.INITDATA_NOT_ALLOWED, f"the policy's initdata.{field} does not list {value}") for field, value in wrong]
 
 
-def _raw_wallet(text: str) -> str:
-    """A policy's wallet in the raw form of initdata; one that cannot be read matches nothing."""
+def _is_wallet(listed: str, measured: str) -> bool:
+    """Whether a policy's wallet is the one in the initdata, which is in the raw form; one that cannot be read is none."""
     try:
-        return wallets.to_raw(text).lower()
+        return wallets.to_raw(listed).lower() == measured.lower()
     except ChrysalisError:
-        return "unreadable"
+        return False
 
 
 def isolation(allowed: Sequence[Isolation], config: Configuration | None) -> list[Reason]:
