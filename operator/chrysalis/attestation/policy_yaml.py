@@ -30,14 +30,14 @@ class _Loader(yaml.CSafeLoader):
 def load(text: bytes) -> Any:
     """The one document in a text; raises yaml.YAMLError, ValueError or RecursionError."""
     merges = depth = 0
-    for number, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader), start=1):
+    for number, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.ScalarEvent):
             merges += event.value == "<<"
             if not event.style and _SEXAGESIMAL.fullmatch(event.value):
                 raise ValueError("a number to the base of 60 has more than 32 digits")
         if number > MAX_EVENTS or merges > MAX_MERGES or depth > MAX_DEPTH:
-            raise ValueError(f"more than {MAX_EVENTS} keys and values, more than {MAX_MERGES} merged maps, or over {MAX_DEPTH} levels")
+            raise ValueError(f"more than {MAX_EVENTS} keys and values, {MAX_MERGES} merged maps, or {MAX_DEPTH} levels")
     loader = _Loader(text)
     try:
         return loader.get_single_data()
