@@ -55,6 +55,7 @@ MODULES = {
     ),
     "chrysalis.attestation.binding": ("attestation/test_binding", "attestation/test_mutants_binding", "attestation/test_mutants_frozen"),
     "chrysalis.attestation.policy_file": ("attestation/test_policy_file", "attestation/test_mutants_policy_file"),
+    "chrysalis.attestation.policy_yaml": ("attestation/test_mutants_policy_yaml", "attestation/test_policy_file"),
     "chrysalis.attestation.rules": (
         "attestation/test_policy_rules",
         "attestation/test_mutants_rules",
@@ -91,7 +92,7 @@ ONE_REPLACEMENT = {
     "RShift": "LShift",
 }
 PRELOADED = ("pytest", "hypothesis", "pydantic", "cryptography.x509", "dcap_qvl", "cbor2", "yaml", "lxml.etree", "signxml", "jwt")
-SLOW = "any_change or flipped or any_text or deep or twice or anchors or any_bytes or hypothesis"
+SLOW = "any_change or flipped or any_text or deep or generating_twice or without_anchors or any_bytes or hypothesis"
 """Words in the names of tests that cost most of the time and that search instead of asking; what they find stands in a table, too."""
 ARGUMENTS = ("-x", "-q", "-s", "-p", "no:cacheprovider", "-p", "no:schemathesis", "--hypothesis-seed=0", "-k", f"not ({SLOW})")
 """Hypothesis gives the same verdict each time, and nothing is left behind."""

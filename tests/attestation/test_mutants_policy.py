@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import copy
+import hashlib
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from chrysalis.api import policy
 from chrysalis.api.policy import (
     AttestationPolicyCarrierSpec,
     AttestationPolicySpec,
@@ -239,3 +242,24 @@ def test_envelopes_at_their_largest(changes: dict[str, Any]) -> None:
     Envelope.model_validate(ENVELOPE | {"signatures": [SIGNATURE]})
     with pytest.raises(ValidationError):
         Envelope.model_validate(ENVELOPE | changes)
+
+
+@pytest.mark.parametrize("length", [30, 31, 32])
+def test_intels_root_is_known_with_and_without_padding(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
+    der = bytes(range(length))
+    text = base64.b64encode(der).decode()
+    forms = {text, text.rstrip("=")}
+    for form in forms:
+        assert DerRoot(der=form).der == form
+    monkeypatch.setattr(policy, "INTEL_ROOT_SHA256", hashlib.sha256(der).hexdigest())
+    for form in forms:
+        with pytest.raises(ValidationError, match="Intel's own root"):
+            DerRoot(der=form)
+
+
+def test_every_other_root_may_be_named() -> None:
+    others = [bytes([number]) * 3 for number in range(64)]
+    digests = sorted(hashlib.sha256(other).hexdigest() for other in others)
+    assert digests[0] < policy.INTEL_ROOT_SHA256 < digests[-1]
+    for other in others:
+        DerRoot(der=base64.b64encode(other).decode())

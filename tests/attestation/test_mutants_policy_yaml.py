@@ -1,0 +1,77 @@
+"""Bounds of a policy's YAML, to the event: the largest that is read and the first that is not."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from chrysalis.attestation import policy_yaml
+
+AROUND_A_LIST = 6
+"""Events: the beginning and the end of the stream, of the document and of the list."""
+TOO_MUCH = "more than 20000 keys and values, "
+
+
+def test_the_number_of_events() -> None:
+    most = 20_000 - AROUND_A_LIST
+    assert policy_yaml.load(b"[" + b"1," * most + b"]") == [1] * most
+    for more in (1, 2):
+        with pytest.raises(ValueError, match=TOO_MUCH):
+            policy_yaml.load(b"[" + b"1," * (most + more) + b"]")
+
+
+def test_the_number_of_merged_maps() -> None:
+    one = b"- &one {x: 1}\n"
+    for count in (0, 1, 15, 16):
+        assert policy_yaml.load(one + b"- {<<: *one, y: 2}\n" * count) == [{"x": 1}] + [{"x": 1, "y": 2}] * count
+    for count in (17, 18):
+        with pytest.raises(ValueError, match=TOO_MUCH):
+            policy_yaml.load(one + b"- {<<: *one, y: 2}\n" * count)
+
+
+@pytest.mark.parametrize(("begin", "end"), [(b"[", b"]"), (b"{a: ", b"}")])
+def test_the_number_of_levels(begin: bytes, end: bytes) -> None:
+    for levels in (1, 63, 64):
+        policy_yaml.load(begin * levels + b"1" + end * levels)
+    for levels in (65, 66):
+        with pytest.raises(ValueError, match=TOO_MUCH):
+            policy_yaml.load(begin * levels + b"1" + end * levels)
+    policy_yaml.load(b"[" + (begin + b"1" + end + b",") * 200 + b"]")  # beside one another
+
+
+@pytest.mark.parametrize(("colons", "good"), [(1, True), (31, True), (32, False), (33, False)])
+@pytest.mark.parametrize(("begin", "end"), [("1", ""), ("-1", ""), ("+1_0", ""), ("1", ".5")])
+def test_the_length_of_a_number_to_the_base_of_60(colons: int, good: bool, begin: str, end: str) -> None:
+    text = begin + ":1" * colons + end
+    assert policy_yaml.load(f"'{text}'".encode()) == text  # quoted, it is a text
+    if good:
+        assert policy_yaml.load(text.encode()) == yaml.safe_load(text)
+    else:
+        with pytest.raises(ValueError, match="to the base of 60"):
+            policy_yaml.load(text.encode())
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("{a: 1, a: 1}", "a"),
+        ("{a: {b: 1, b: 2}}", "b"),
+        ("[{c: 1, c: 1}]", "c"),
+        ("{'d': 1, d: 2}", "d"),
+        ("{" + "e" * 70 + ": 1, " + "e" * 70 + ": 2}", "e" * 64),
+    ],
+)
+def test_a_name_stands_once_in_a_map(text: str, name: str) -> None:
+    with pytest.raises(ValueError, match=f"^'{name}' is there twice"):
+        policy_yaml.load(text.encode())
+
+
+@pytest.mark.parametrize("text", ["[{a: 1}, {a: 1}]", "{a: {a: 1}}", "{a: 1, A: 1}", "{a: 1, b: 1}"])
+def test_the_same_name_in_another_map(text: str) -> None:
+    assert policy_yaml.load(text.encode()) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("text", ["{[a]: 1}", "{{a: 1}: 1}", "!!python/name:os.system", "*nothing", "[", "a: 1\n---\nb: 1\n"])
+def test_what_no_policy_has(text: str) -> None:
+    with pytest.raises((yaml.YAMLError, ValueError)):
+        policy_yaml.load(text.encode())
