@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import http.client
 import socket
@@ -17,8 +18,8 @@ from typing import Any, TypeVar
 import pytest
 import uvicorn
 
+from chrysalis.broker import health, settings
 from chrysalis.broker import main as broker_main
-from chrysalis.broker import settings
 from chrysalis.broker.health import PlainServer
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.clock import ManualClock
@@ -195,6 +196,30 @@ def test_plain_ports(world: World) -> None:
         assert status == 200
         assert b'chrysalis_broker_attestations_total{reason="",verdict="Accepted"} 1.0' in body
         assert b'operation="POST /v1/attest",status="200"' in body
+    finally:
+        server.stop()
+
+
+def test_plain_ports_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "MAX_CONNECTIONS", 4)
+    server = PlainServer("127.0.0.1", 0, {"/": lambda: (200, "text/plain", b"ok\n")})
+    server.start()
+    try:
+        silent = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(4)]
+        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as one_more:
+            assert one_more.recv(1) == b""
+        silent.pop().close()
+        for _ in range(100):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=5) as again:
+                again.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                with contextlib.suppress(ConnectionResetError):
+                    if again.recv(64).startswith(b"HTTP/1.0 200"):
+                        break
+            time.sleep(0.02)
+        else:
+            pytest.fail("a place that was given back is not taken")
+        for connection in silent:
+            connection.close()
     finally:
         server.stop()
 

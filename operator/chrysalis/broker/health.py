@@ -5,12 +5,49 @@ They answer also when the event loop does not, which is what /healthz is there t
 
 from __future__ import annotations
 
+import logging
+import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+log = logging.getLogger(__name__)
 
 Check = Callable[[], tuple[int, str, bytes]]
 """Gives status, content type and body."""
+
+
+MAX_CONNECTIONS = 128
+"""At once, each with a thread; what is beyond is closed, so that a flood of this port takes nothing of the broker's memory."""
+
+
+class _Bounded(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        super().__init__(address, handler)
+
+    def process_request(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
+        if self._places.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._places.release()
+
+    def handle_error(self, request: socket.socket | tuple[bytes, socket.socket], client_address: Any) -> None:
+        """A client that goes away is not worth a word; of anything else the class is, whose text could hold a secret."""
+        error = sys.exception()
+        if not isinstance(error, OSError):
+            log.error("a plain port failed", extra={"event": "PlainPortFailed", "error": type(error).__name__})
 
 
 class PlainServer:
@@ -32,8 +69,7 @@ class PlainServer:
             def log_message(self, format: str, *args: object) -> None:
                 """Probes are not worth a line each."""
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
-        self._server.daemon_threads = True
+        self._server = _Bounded((host, port), Handler)
         self.port: int = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name=f"http-{self.port}", daemon=True)
 
