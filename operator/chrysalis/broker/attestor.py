@@ -91,25 +91,26 @@ class Attestor:
         try:
             expires = self._nonces.check(bytes.fromhex(nonce))  # 1
             with self._nonces.in_use(nonce):
-                if self._store.nonce_spent(nonce, unix(self._clock.now())):
+                spent, shared = self._store.attempt(nonce, unix(self._clock.now()))
+                if spent:
                     raise replayed()
                 with self._metrics.attestation_seconds.time():
-                    return self._attest(evidence, unix(expires) + 2 * SKEW_SECONDS)
+                    return self._attest(evidence, unix(expires) + 2 * SKEW_SECONDS, shared)
         except EvidenceRefused:
             raise
         except BrokerError as error:
             self._metrics.attestations.labels("Refused", error.reason).inc()
             raise
 
-    def _attest(self, evidence: Evidence, nonce_expires_at: int) -> AttestResult:
+    def _attest(self, evidence: Evidence, nonce_expires_at: int, shared: int) -> AttestResult:
         for _ in range(ATTEMPTS):
-            shared = self._store.shared_inputs()
             case = self._judge.judge(evidence, self._clock.now())  # 2
             view, answer = self._decide(case)
             if self._keep(case, view, nonce_expires_at, shared):  # 3
                 if answer is None:
                     raise EvidenceRefused(view.result_id, case.reasons)
                 return answer
+            shared = self._store.shared_inputs()
         raise BrokerError(BrokerReason.BUSY, "the policy or its inputs change faster than evidence is judged", "try again in a second")
 
     def _decide(self, case: Case) -> tuple[ResultView, AttestResult | None]:

@@ -16,6 +16,7 @@ import contextlib
 import ipaddress
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
+from functools import lru_cache
 from typing import Annotated
 
 from anyio import CapacityLimiter
@@ -68,6 +69,7 @@ class LimitSettings(Model):
     tracked_addresses: Annotated[int, Field(ge=16, le=1_000_000)] = 16_384
 
 
+@lru_cache(maxsize=4096)
 def address_of(host: str | None) -> str:
     """What an address is limited as: itself for IPv4 (mapped into IPv6 or not), its /64 for IPv6."""
     try:

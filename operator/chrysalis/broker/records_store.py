@@ -29,7 +29,6 @@ VERSIONS = (
     func.coalesce(select(func.max(_P.version)).where(*_OWNERS).scalar_subquery(), 0),
 )
 """The newest versions of a key record and of its owner's policy; 0 where there is none."""
-_VERSIONS = Prepared(select(*VERSIONS))
 
 
 @dataclass(frozen=True)
@@ -135,12 +134,6 @@ class RecordsRoom(Room):
             return True
 
         return self.database.transact(put)
-
-
-def current_versions(db: Connection, key_id: str, owner: str, policy_name: str) -> tuple[int, int]:
-    """The newest versions of a key record and of its owner's policy as this transaction sees them; 0 where there is none."""
-    key, policy = _VERSIONS.row(db, {"key_id": key_id, "owner": owner, "name": policy_name}) or (0, 0)
-    return key, policy
 
 
 def _key(db: Connection, key_id: str) -> StoredKey | None:

@@ -23,7 +23,7 @@ from chrysalis.broker.prepared import Prepared
 from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reappraisal_store import Sweep
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.records_store import VERSIONS, current_versions
+from chrysalis.broker.records_store import VERSIONS
 from chrysalis.broker.rooms import Counter, Room, count, counted, insert_new
 from chrysalis.broker.tables import counters, releases, results, spent_nonces
 
@@ -33,6 +33,14 @@ MAX_REFUSED_OF_A_POD = 8
 RELEASED = "Released"
 _SPENT = Prepared(
     select(spent_nonces.c.nonce).where(spent_nonces.c.nonce == bindparam("nonce"), spent_nonces.c.expires_at > bindparam("now"))
+)
+_ATTEMPT = Prepared(
+    select(
+        select(spent_nonces.c.nonce)
+        .where(spent_nonces.c.nonce == bindparam("nonce"), spent_nonces.c.expires_at > bindparam("now"))
+        .scalar_subquery(),
+        select(counters.c.value).where(counters.c.name == Counter.SHARED.value).scalar_subquery(),
+    )
 )
 _EXPIRED_NONCES = Prepared(delete(spent_nonces).where(spent_nonces.c.expires_at <= bindparam("now")))
 _CURRENT = Prepared(
@@ -45,7 +53,7 @@ _CURRENT = Prepared(
     )
 )
 NOTHING = (0, 0, 0, 0)
-_RELEASABLE = Prepared(select(results.c.released_at, results.c.revoked_at).where(results.c.result_id == bindparam("result_id")))
+_RELEASABLE = Prepared(select(results.c.released_at, results.c.revoked_at, *VERSIONS).where(results.c.result_id == bindparam("result_id")))
 _RELEASED = Prepared(
     update(results).where(results.c.result_id == bindparam("id")).values(released_at=bindparam("at"), changed=bindparam("number"))
 )
@@ -140,6 +148,12 @@ class ResultsRoom(Room):
         self._nonces_trimmed_at = 0
 
     # Nonces
+
+    def attempt(self, nonce: str, now: int) -> tuple[bool, int]:
+        """`nonce_spent` and `shared_inputs`, in one look at the database."""
+        with self.database.reading() as db:
+            spent, shared = _ATTEMPT.row(db, {"nonce": nonce, "now": now}) or (None, 0)
+        return spent is not None, int(shared)
 
     def nonce_spent(self, nonce: str, now: int) -> bool:
         """Whether a nonce is known as spent; it can be spent by another request at any moment, see `keep`."""
@@ -307,8 +321,8 @@ class ResultsRoom(Room):
         """
 
         def write(db: Connection) -> bool:
-            row = _RELEASABLE.row(db, {"result_id": result_id})
-            if row is None or row[1] is not None or current_versions(db, key_id, owner, policy_name) != versions:
+            row = _RELEASABLE.row(db, {"result_id": result_id, "key_id": key_id, "owner": owner, "name": policy_name})
+            if row is None or row[1] is not None or row[2:] != versions:
                 return False
             if not reappraisal_store.awaited(db, result_id).keys() <= set(judged):
                 return False
