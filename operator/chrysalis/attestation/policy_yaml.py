@@ -30,7 +30,7 @@ class _Loader(yaml.CSafeLoader):
 def load(text: bytes) -> Any:
     """The one document in a text; raises yaml.YAMLError, ValueError or RecursionError."""
     merges = depth = 0
-    for number, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader)):
+    for number, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader), start=1):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.ScalarEvent):
             merges += event.value == "<<"
