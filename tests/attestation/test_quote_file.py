@@ -53,6 +53,9 @@ FORMS: dict[str, bytes] = {
     "json-numbers": json.dumps({"td_quote": list(QUOTE), "hcl_report": [1, 2]}).encode(),
     "json-last": json.dumps({"report_data": "00" * 64, "event_log": "[]", "vm_config": "{}", "quote": QUOTE.hex()}).encode(),
     "json-pretty": json.dumps({"a": [{"quote": 1}], "quote": QUOTE.hex()}, indent=4).encode() + b"\n",
+    "json-in-an-object": json.dumps({"tdx": {"quote": BASE64, "runtime_data": "AA=="}, "nvgpu": {"evidence": "AA=="}}).encode(),
+    "json-in-its-own-name": json.dumps({"success": True, "quote": {"quote": QUOTE.hex(), "event_log": "[]"}}).encode(),
+    "json-in-an-agents-envelope": json.dumps({"tee": "tdx", "evidence": {"primary_evidence": {"quote": BASE64}}}).encode(),
     "json-list-of-one": json.dumps([{"quote": BASE64}]).encode(),
     "hex-in-a-padded-buffer": QUOTE.hex().encode() + bytes(96),
     "json-text": json.dumps(QUOTE.hex()).encode(),
@@ -101,7 +104,7 @@ DAMAGED: list[tuple[str, bytes, str]] = [
     ("numbers that are no bytes", b'{"quote": [4, 0, 256]}', "QuoteMalformed"),
     ("true and false", b'{"quote": [true, false]}', "QuoteMalformed"),
     ("null", b'{"quote": null}', "QuoteMalformed"),
-    ("an object", json.dumps({"quote": {"quote": QUOTE.hex()}}).encode(), "QuoteMalformed"),
+    ("an object", json.dumps({"quote": {"hex": QUOTE.hex()}}).encode(), "QuoteUnreadable"),
     ("text of another script", '{"quote": "٠٤"}'.encode(), "QuoteMalformed"),
     ("named twice", f'{{"quote": "{QUOTE.hex()}", "quote": "{QUOTE_V5.hex()}"}}'.encode(), "QuoteMalformed"),
     ("two different quotes", json.dumps({"quote": QUOTE.hex(), "tdx_quote": QUOTE_V5.hex()}).encode(), "QuoteMalformed"),
@@ -202,3 +205,17 @@ def test_any_json(value: Any) -> None:
 @given(st.integers(0, len(QUOTE_V5) - 1), st.integers(0, len(QUOTE) - 1))
 def test_a_splice_of_two_quotes_is_read_or_refused(cut: int, start: int) -> None:
     outcome(QUOTE_V5[:cut] + QUOTE[start:])
+
+
+def test_different_quotes_within_one_report_are_ambiguous() -> None:
+    other = PLATFORM.quote(bytes(64)).hex()
+    assert read(json.dumps({"a": {"quote": QUOTE.hex()}, "b": {"quote": BASE64}}).encode()) == QUOTE
+    with pytest.raises(AttestationError, match="QuoteMalformed"):
+        read(json.dumps({"a": {"quote": QUOTE.hex()}, "b": {"quote": other}}).encode())
+    assert read(json.dumps({"quote": QUOTE.hex(), "b": {"quote": other}}).encode()) == QUOTE
+    deep: Any = {"quote": BASE64}
+    for _ in range(5):
+        deep = {"a": deep}
+    assert read(json.dumps(deep["a"]).encode()) == QUOTE
+    with pytest.raises(AttestationError, match="QuoteUnreadable"):
+        read(json.dumps(deep).encode())

@@ -18,6 +18,8 @@ MAX_QUOTE_BYTES = 64 * 1024
 """Of a quote, padding included, and of a file that is nothing but a quote."""
 MAX_REPORT_BYTES = 2 * 1024 * 1024
 """Of a JSON report, which may carry an event log beside the quote."""
+MAX_NESTING = 4
+"""Objects around a report: attestation services and agents put one for each device into another."""
 MEMBERS = ("quote", "tdx_quote", "td_quote", "intel_quote")
 """What vendors call the quote: most `quote`; az-tdx-vtpm `td_quote`; hosted inference services `intel_quote`."""
 
@@ -100,12 +102,21 @@ def _from_json(text: bytes) -> bytes:
         return _from_value(document, "the JSON text")
     if not isinstance(document, dict):
         raise _unreadable("the JSON holds no quote")
-    found = {name: _from_value(document[name], f"the member `{name}`") for name in MEMBERS if name in document}
+    found = {name: _from_value(value, f"the member `{name}`") for name, value in _quotes(document).items()}
     if not found:
         raise _unreadable(f"the JSON has no member `quote` (nor {', '.join(f'`{name}`' for name in MEMBERS[1:])})")
     if len(set(found.values())) > 1:
         raise _malformed(f"the JSON holds different quotes: {', '.join(found)}")
     return next(iter(found.values()))
+
+
+def _quotes(document: dict[str, Any], depth: int = 0) -> dict[str, Any]:
+    """The members that are quotes; where there is none, those of the objects inside, an object that is one's value included."""
+    own = {name: document[name] for name in MEMBERS if name in document and not isinstance(document[name], dict)}
+    if own or depth == MAX_NESTING:
+        return own
+    inner = [(name, _quotes(value, depth + 1)) for name, value in document.items() if isinstance(value, dict)]
+    return {f"{name}.{member}": value for name, found in inner for member, value in found.items()}
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
