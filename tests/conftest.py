@@ -9,12 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from chrysalis.clock import ManualClock
 from e2e.postgres import Postgres
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
+
+# A busy machine is no bug: time is bounded where a test is about time.
+settings.register_profile("chrysalis", deadline=None)
+settings.load_profile("chrysalis")
 
 
 @pytest.fixture
