@@ -37,3 +37,12 @@ def test_the_first_eight_problems_are_told(policy_document: dict[str, Any]) -> N
     problems = caught.value.detail.split("; ")
     assert len(problems) == 8
     assert caught.value.message.endswith(problems[0])
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["&a {version: *a}", "&a {tdx: *a}", "&a {spec: *a, apiVersion: x, kind: y}", "&a [*a]", "{tdx: &a {measurements: &b [*a, *b]}}"],
+)
+def test_a_policy_that_holds_itself(text: str) -> None:
+    with pytest.raises(AttestationError):
+        read_policy(text.encode())
