@@ -244,7 +244,7 @@ def test_envelopes_at_their_largest(changes: dict[str, Any]) -> None:
         Envelope.model_validate(ENVELOPE | changes)
 
 
-@pytest.mark.parametrize("length", [30, 31, 32])
+@pytest.mark.parametrize("length", [7, 11, 30, 31, 32])
 def test_intels_root_is_known_with_and_without_padding(monkeypatch: pytest.MonkeyPatch, length: int) -> None:
     der = bytes(range(length))
     text = base64.b64encode(der).decode()
