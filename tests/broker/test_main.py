@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import pytest
 import uvicorn
 
-from chrysalis.broker import health, settings
+from chrysalis.broker import anchors, health, settings
 from chrysalis.broker import main as broker_main
 from chrysalis.broker.health import PlainServer
 from chrysalis.broker.reasons import BrokerError, BrokerReason
@@ -167,6 +167,26 @@ def test_a_restart_keeps_the_pin_and_clients_come_back(world: World, running: Ru
                 await asyncio.to_thread(again.stop)
 
     asyncio.run(run())
+
+
+def test_a_broker_whose_anchor_does_not_follow_is_not_ready(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "anchor"
+    folder.mkdir()
+    keeper = anchors.Keeper(world.deps.store.database, anchors.FileAnchor(folder / "state.json"), 600)
+    health, _ = broker_main.plain_paths(world.deps, keeper)
+    world.clock.advance(1)
+    world.deps.beat.at = world.deps.clock.monotonic()
+    keeper.follow()
+    assert health["/readyz"]()[0] == 200
+    (folder / "state.json").unlink()
+    (folder / ".state.json.lock").unlink()
+    folder.rmdir()  # the volume is gone
+    assert world.put_policy(world.acme, version=2).status_code == 201
+    keeper.follow()
+    assert health["/readyz"]() == (503, "text/plain", b"the anchor does not follow the database\n")
+    folder.mkdir()
+    keeper.follow()
+    assert health["/readyz"]()[0] == 200
 
 
 def test_plain_ports(world: World) -> None:

@@ -149,8 +149,8 @@ def tls_server(deps: Deps) -> TlsServer:
     return TlsServer(config, deps.settings.limits, deps.clock)
 
 
-def plain_paths(deps: Deps) -> tuple[dict[str, Check], dict[str, Check]]:
-    """The paths of the health port and of the metrics port."""
+def plain_paths(deps: Deps, keeper: anchors.Keeper | None = None) -> tuple[dict[str, Check], dict[str, Check]]:
+    """The paths of the health port and of the metrics port; without an anchor that follows, a broker is not ready."""
 
     def healthz() -> tuple[int, str, bytes]:
         beat = deps.beat.at
@@ -165,6 +165,8 @@ def plain_paths(deps: Deps) -> tuple[dict[str, Check], dict[str, Check]]:
         except Exception as error:  # the driver has many classes for a database that does not answer
             log.error("not ready", extra={"event": "NotReady", "error": type(error).__name__})
             return 503, "text/plain", b"the database does not answer\n"
+        if keeper is not None and keeper.failure is not None:
+            return 503, "text/plain", b"the anchor does not follow the database\n"
         return 200, "text/plain", b"ok\n"
 
     def metrics() -> tuple[int, str, bytes]:
@@ -189,13 +191,6 @@ def main(argv: list[str] | None = None) -> int:
     except BrokerError as error:
         print(f"{error.reason}: {error.message}\n  what to do: {error.remedy}\n  detail: {error.detail}", file=sys.stderr)
         return EXIT_USAGE
-    health, metrics = plain_paths(deps)
-    plain = [
-        PlainServer(deps.settings.host, port, paths)
-        for port, paths in ((deps.settings.health_port, health), (deps.settings.metrics_port, metrics))
-    ]
-    for server in plain:
-        server.start()
     for number in (signal.SIGTERM, signal.SIGINT):
         # uvicorn handles both while it serves and raises them again afterwards; the process shall end by itself then.
         signal.signal(number, lambda _number, _frame: None)
@@ -207,6 +202,13 @@ def main(argv: list[str] | None = None) -> int:
 
         keeper = anchors.Keeper(deps.store.database, anchors.of(anchor), anchor.max_staleness_seconds, end)
         keeper.start()
+    health, metrics = plain_paths(deps, keeper)
+    plain = [
+        PlainServer(deps.settings.host, port, paths)
+        for port, paths in ((deps.settings.health_port, health), (deps.settings.metrics_port, metrics))
+    ]
+    for server in plain:
+        server.start()
     log.info("broker starts", extra={"event": "Start"})
     try:
         server_of_tls.run()
