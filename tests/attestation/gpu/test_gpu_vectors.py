@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from chrysalis.attestation.gpu import evidence, rim
+from chrysalis.attestation.gpu import chain, evidence, rim
 from chrysalis.attestation.gpu.appraisal import appraise_gpus
 from chrysalis.attestation.gpu.evidence import GpuEvidence
+from chrysalis.attestation.gpu.reasons import GpuError
 from chrysalis.clock import parse_rfc3339
 
 pytestmark = pytest.mark.vectors
@@ -37,8 +38,8 @@ def stated(vectors: Path) -> dict[str, dict[str, Any]]:
 
 def _evidence(vectors: Path, item: dict[str, Any]) -> GpuEvidence:
     file, _, place = item["report"].partition("#")
-    chain = None if place else (vectors / item["chain"]).read_bytes()
-    return evidence.read((vectors / file).read_bytes(), chain)[int(place or 0)]
+    given = None if place else (vectors / item["chain"]).read_bytes()
+    return evidence.read((vectors / file).read_bytes(), given)[int(place or 0)]
 
 
 def test_every_outcome_of_the_manifest_is_in_the_table(stated: dict[str, dict[str, Any]]) -> None:
@@ -62,6 +63,27 @@ def test_outcome(vectors: Path, stated: dict[str, dict[str, Any]], name: str) ->
     assert facts.chain_valid_to == parse_rfc3339(item["chainValidTo"])
     assert (facts.architecture, facts.hardware_model) == ("Hopper", "GH100 A01 GSP BROM")
     assert facts.firmware_id_matched in (True, None)
+
+
+def _certificates(vectors: Path) -> list[bytes]:
+    devices = evidence.read((vectors / NVTRUST / "gpu_evidence.json").read_bytes())
+    return [part + b"-----END CERTIFICATE-----\n" for part in devices[0].chain.split(b"-----END CERTIFICATE-----")[:-1]]
+
+
+def test_a_chain_may_leave_nvidias_root_out(vectors: Path) -> None:
+    certificates = _certificates(vectors)
+    whole, rootless = chain.read(b"".join(certificates)), chain.read(b"".join(certificates[:-1]))
+    rootless.check(AT)
+    assert (rootless.root_sha256, rootless.device_id, rootless.fwid) == (whole.root_sha256, whole.device_id, whole.fwid)
+    with pytest.raises(GpuError) as refused:
+        rootless.check(AT, "00" * 32)
+    assert refused.value.reason == "GpuTrustRootMismatch"
+
+
+def test_a_chain_that_leaves_more_out_is_refused(vectors: Path) -> None:
+    with pytest.raises(GpuError) as refused:
+        chain.read(b"".join(_certificates(vectors)[:-2]))
+    assert refused.value.reason == "GpuCertificateInvalid"
 
 
 def test_eight_gpus_of_one_machine(vectors: Path) -> None:

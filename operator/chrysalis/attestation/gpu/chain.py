@@ -3,6 +3,7 @@
 Every signature is ECDSA on P-384 with SHA-384.  The path is checked as RFC 5280, section 6.1 demands of what stands in
 these certificates: names, key identifiers, CA flags, path lengths, key usage, validity, and no critical extension that is
 not understood.  A chain that stands root first, as SPDM itself carries it, is turned round; any other order is refused.
+NVIDIA's own root may be left out, as TLS allows it: its key is known here.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
 
 NVIDIA_DEVICE_ROOT_SHA256 = "102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48"
 """Of the DER of "NVIDIA Device Identity CA", the root of GPUs and NVSwitches alike."""
+NVIDIA_DEVICE_ROOT_NAME = "O=NVIDIA,CN=NVIDIA Device Identity CA"
+NVIDIA_DEVICE_ROOT_KEY = ec.EllipticCurvePublicKey.from_encoded_point(
+    ec.SECP384R1(),
+    bytes.fromhex("030e4c14a33bf8a5626658db4129607e4cbf4519c4412716f4d0d917c4978005bdeabeaefd57bc66082d718a4f8b6052e1"),
+)
+"""The key of that certificate, for chains that leave it out."""
 MAX_CHAIN_BYTES = 32 * 1024
 MAX_CERTIFICATES = 8
 COORDINATE_BYTES = 48
@@ -126,15 +133,18 @@ def read(pem: bytes) -> Chain:
     Kept by its bytes: a device presents the same chain at each attestation, and neither time nor trust is decided here.
     """
     certificates = _leaf_first(load(read_pem(pem)))
-    if len(certificates) < 2:
+    rootless = _issued_by_nvidia(certificates[-1])
+    length = len(certificates) + rootless
+    if length < 2:
         raise GpuError(_R.GPU_CERTIFICATE_INVALID, "the chain has one certificate; a device's and a root are two at least")
-    verify_path(certificates, _R.GPU_CERTIFICATE_INVALID)
+    verify_path(certificates, _R.GPU_CERTIFICATE_INVALID, rootless=rootless)
     # The device's certificate is made anew by each firmware; the one above it is the device's own identity, given by NVIDIA.
-    identity = certificates[1] if len(certificates) > 3 else certificates[0]
+    identity = certificates[1] if length > 3 else certificates[0]
+    root = NVIDIA_DEVICE_ROOT_SHA256 if rootless else hashlib.sha256(certificates[-1].public_bytes(Encoding.DER)).hexdigest()
     model = common_name(identity)
     return Chain(
         certificates=certificates,
-        root_sha256=hashlib.sha256(certificates[-1].public_bytes(Encoding.DER)).hexdigest(),
+        root_sha256=root,
         architecture=_architecture(model),
         hardware_model=model,
         device_id=hashlib.sha256(identity.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest(),
@@ -168,11 +178,29 @@ def _leaf_first(certificates: tuple[x509.Certificate, ...]) -> tuple[x509.Certif
     return certificates[::-1] if root_first else certificates
 
 
-def verify_path(certificates: Sequence[x509.Certificate], reason: GpuReason) -> None:
-    """Verify a path, leaf first, up to and including the self-signed root; raises GpuError with the given reason."""
+def _issued_by_nvidia(certificate: x509.Certificate) -> bool:
+    """Whether NVIDIA's device root, which is not in the chain, issued the chain's last certificate."""
+    try:
+        if certificate.subject == certificate.issuer or certificate.issuer.rfc4514_string() != NVIDIA_DEVICE_ROOT_NAME:
+            return False
+        if certificate.signature_algorithm_oid != SignatureAlgorithmOID.ECDSA_WITH_SHA384:
+            return False
+        NVIDIA_DEVICE_ROOT_KEY.verify(certificate.signature, certificate.tbs_certificate_bytes, ec.ECDSA(hashes.SHA384()))
+    except (InvalidSignature, *UNREADABLE_X509):
+        return False
+    return True
+
+
+def verify_path(certificates: Sequence[x509.Certificate], reason: GpuReason, *, rootless: bool = False) -> None:
+    """Verify a path, leaf first, up to and including the self-signed root; raises GpuError with the given reason.
+
+    rootless: the issuer of the last certificate is not among them and was verified otherwise.
+    """
     try:
         for place, certificate in enumerate(certificates):
             _form(certificate, place, reason)
+            if rootless and certificate is certificates[-1]:
+                return
             issuer = certificates[min(place + 1, len(certificates) - 1)]
             _issued(certificate, issuer, reason)
     except UNREADABLE_X509 as error:
