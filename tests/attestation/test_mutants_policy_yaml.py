@@ -58,6 +58,7 @@ def test_the_length_of_a_number_to_the_base_of_60(colons: int, good: bool, begin
         ("{a: {b: 1, b: 2}}", "b"),
         ("[{c: 1, c: 1}]", "c"),
         ("{'d': 1, d: 2}", "d"),
+        ("{1: 1, 1: 2}", "1"),
         ("{" + "e" * 70 + ": 1, " + "e" * 70 + ": 2}", "e" * 64),
     ],
 )
