@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from chrysalis.broker.database import Database
@@ -37,9 +37,12 @@ def test_rows(database: Database) -> None:
 
 
 def test_a_transaction_that_is_rolled_back_leaves_nothing(database: Database) -> None:
-    with pytest.raises(KeyError), database.writing() as db:
+    def work(db: Connection) -> None:
         ADD.run(db, {"nonce": "a", "expires_at": 1})
         raise KeyError
+
+    with pytest.raises(KeyError):
+        database.transact(work)
     with database.reading() as db:
         assert FIND.rows(db, {"least": 0}) == []
 
