@@ -89,3 +89,12 @@ def test_an_ocsp_answer_with_a_certificate_whose_key_is_no_point(platform: Simul
     gpu_ocsp.read([answer])
     with pytest.raises(ChrysalisError):
         gpu_ocsp.read([answer.replace(point, point[:-1] + bytes([point[-1] ^ 1]))])
+
+
+@pytest.mark.parametrize("what", ["trust root", "issuer chain", "GPU"])
+def test_a_name_of_a_type_that_no_name_has(what: str, platform: SimulatedPlatform) -> None:
+    der = platform.root_der
+    kind = der.index(bytes.fromhex("0603550403")) + 5  # the string behind the first commonName
+    READERS[what](der)  # the twin
+    with pytest.raises(ChrysalisError):
+        READERS[what](der[:kind] + b"\3" + der[kind + 1 :])  # BIT STRING

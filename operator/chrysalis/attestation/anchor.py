@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.hashes import SHA256, SHA384, SHA512
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from chrysalis.api.policy import INTEL_ROOT_SHA256, AttestationPolicySpec, DerRoot
-from chrysalis.attestation.certificate_errors import UNREADABLE_X509
+from chrysalis.attestation.certificate_errors import UNREADABLE_X509, names_of
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 
 INTEL_ROOT_KEY = (
@@ -70,7 +70,9 @@ def from_der(der: bytes) -> TrustAnchor:
     if digest == INTEL_ROOT_SHA256:
         return INTEL_ANCHOR
     try:
-        return of_certificate(x509.load_der_x509_certificate(der))
+        certificate = x509.load_der_x509_certificate(der)
+        names_of([certificate])
+        return of_certificate(certificate)
     except UNREADABLE_X509 as error:
         raise AttestationError(_R.ROOT_UNREADABLE, "the trust root is no DER certificate", str(error)) from error
 

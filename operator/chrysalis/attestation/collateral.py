@@ -17,7 +17,7 @@ import dcap_qvl
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
-from chrysalis.attestation.certificate_errors import UNREADABLE_X509
+from chrysalis.attestation.certificate_errors import UNREADABLE_X509, names_of
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.clock import parse_rfc3339
 
@@ -187,6 +187,7 @@ def chain(pem: bytes, what: str) -> list[x509.Certificate]:
     """The certificates of a PEM chain, leaf first; raises AttestationError (CollateralMalformed)."""
     try:
         certificates = x509.load_pem_x509_certificates(pem.rstrip(b"\0"))
+        names_of(certificates)
     except UNREADABLE_X509 as error:
         raise _malformed(f"the {what} is not a PEM certificate chain", str(error)) from error
     if not 1 <= len(certificates) <= MAX_CHAIN_CERTIFICATES:
@@ -198,7 +199,7 @@ def common_name(certificate: x509.Certificate) -> str:
     """The subject's common name; empty unless there is exactly one."""
     try:
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    except ValueError:
+    except UNREADABLE_X509:
         return ""
     return str(names[0].value) if len(names) == 1 else ""
 

@@ -100,8 +100,9 @@ def _check_crl(document: SignedDocument, anchor: TrustAnchor, at: datetime, name
 def _not_revoked(certificates: list[x509.Certificate], root_crl: SignedDocument) -> None:
     try:
         crl = x509.load_der_x509_crl(root_crl.body)
+        issuer = crl.issuer
     except UNREADABLE_X509 as error:
         raise AttestationError(_R.COLLATERAL_MALFORMED, "the root CRL cannot be read", str(error)) from error
     for certificate in certificates:
-        if certificate.issuer == crl.issuer and crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
+        if certificate.issuer == issuer and crl.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
             raise AttestationError(_R.CERTIFICATE_REVOKED, "the root authority revoked a certificate that the collateral rests on")

@@ -247,6 +247,11 @@ def _lite_client(server: Liteserver, timeout: float) -> LiteClient:
     return client
 
 
+# It logs a traceback when a server closes a connection; our own error says what that means.  Without a handler of anybody's,
+# Python would print it to the standard error of a command.
+logging.getLogger("pytoniq").addHandler(logging.NullHandler())
+
+
 def _unreachable(detail: str) -> ChainError:
     return ChainError(
         ChainReason.LITESERVERS_UNREACHABLE,

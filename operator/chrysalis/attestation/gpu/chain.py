@@ -28,7 +28,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
 from chrysalis.api.policy_gpu import GpuArchitecture
-from chrysalis.attestation.certificate_errors import UNREADABLE_X509
+from chrysalis.attestation.certificate_errors import UNREADABLE_X509, names_of
 from chrysalis.attestation.gpu import der
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
 
@@ -163,18 +163,17 @@ def load(pem: bytes) -> tuple[x509.Certificate, ...]:
     if len(found) > MAX_CERTIFICATES:
         raise _unreadable(f"the certificate chain has {len(found)} certificates; at most {MAX_CERTIFICATES} are read")
     try:
-        return tuple(x509.load_pem_x509_certificate(one) for one in found)
+        certificates = tuple(x509.load_pem_x509_certificate(one) for one in found)
+        names_of(certificates)
+        return certificates
     except UNREADABLE_X509 as error:
         raise _unreadable("a certificate of the chain cannot be read", str(error)) from error
 
 
 def _leaf_first(certificates: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...]:
     """The chain as it is, or turned round where its root stands first; what is no chain stays none."""
-    try:
-        first, last = certificates[0], certificates[-1]
-        root_first = first.subject == first.issuer and last.subject != last.issuer
-    except ValueError:
-        return certificates  # a name that cannot be read: verify_path says so
+    first, last = certificates[0], certificates[-1]
+    root_first = first.subject == first.issuer and last.subject != last.issuer
     return certificates[::-1] if root_first else certificates
 
 
@@ -212,7 +211,7 @@ def common_name(certificate: x509.Certificate) -> str:
     try:
         names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         return str(names[0].value)[:128] if names else ""
-    except ValueError:
+    except UNREADABLE_X509:
         return ""
 
 

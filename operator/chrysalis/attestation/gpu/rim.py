@@ -22,7 +22,7 @@ from signxml.exceptions import SignXMLException
 from signxml.verifier import SignatureConfiguration, XMLVerifier
 
 from chrysalis.api.policy_gpu import GpuArchitecture, GpuReferenceValues, ReferenceKind
-from chrysalis.attestation.certificate_errors import UNREADABLE_X509
+from chrysalis.attestation.certificate_errors import UNREADABLE_X509, names_of
 from chrysalis.attestation.gpu.chain import MAX_CERTIFICATES, common_name, verify_path
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
 
@@ -114,6 +114,7 @@ def _signer(tag: etree._Element, at: datetime | None, root_sha256: str) -> tuple
         raise GpuError(_R.RIM_SIGNER_INVALID, f"the RIM carries {len(texts)} certificates; 2 to {MAX_CERTIFICATES} make a chain")
     try:
         certificates = [x509.load_der_x509_certificate(base64.b64decode("".join(text.split()), validate=True)) for text in texts]
+        names_of(certificates)
     except UNREADABLE_X509 as error:
         raise GpuError(_R.RIM_SIGNER_INVALID, "a certificate of the RIM cannot be read", str(error)[:200]) from error
     verify_path(certificates, _R.RIM_SIGNER_INVALID)
