@@ -105,11 +105,7 @@ def test_claims(provider: Provider, name: str, changes: dict[str, Any]) -> None:
     now = int(provider.clock.now().timestamp())
     absolute = {key: value + now if key in ("iat", "exp", "nbf") and type(value) is int else value for key, value in changes.items()}
     assert provider.verifier.verify(provider.token())["sub"] == "alice"
-    try:
-        token = provider.token(**absolute)
-    except TypeError:
-        pytest.skip("the library does not even make it")
-    assert reason_of(provider.verifier, token) == BrokerReason.CALLER_UNAUTHENTICATED
+    assert reason_of(provider.verifier, provider.token(**absolute)) == BrokerReason.CALLER_UNAUTHENTICATED
 
 
 @pytest.mark.parametrize(("offsets"), [{"iat": -360, "exp": -59}, {"iat": 59, "exp": 300}, {"nbf": 59}])
