@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
-from chrysalis.broker import limits, messages
+from chrysalis.broker import lanes, limits, messages
 from chrysalis.wire import owner_token
 from chrysalis.wire.broker import MAX_INITDATA_BYTES, MAX_QUOTE_BYTES
 
@@ -126,7 +126,7 @@ def test_too_many_at_once(world: World, reasons: Reasons, monkeypatch: pytest.Mo
         held.append(world.http.post("/v1/attest", content=message.model_dump_json(by_alias=True)))
         raise RuntimeError
 
-    monkeypatch.setattr(limits, "QUEUE_SECONDS", 0.05)
+    monkeypatch.setattr(lanes, "QUEUE_SECONDS", 0.05)
     monkeypatch.setattr(world.deps.attestor, "attest", nested)
     world.post("/v1/attest", evidence)
     assert len(held) == limit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import ipaddress
 import socket
 import ssl
 import time
@@ -15,7 +16,8 @@ import pytest
 
 from chrysalis.broker import limits, server
 from chrysalis.broker import main as broker_main
-from chrysalis.broker.limits import Buckets, Lane, Limits, LimitSettings, Load, address_of
+from chrysalis.broker.limits import Buckets, Limits, LimitSettings, Recent, Shares, Standing, Tiers
+from chrysalis.broker.origins import Origin, origin_of
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.server import Connections
 from chrysalis.clock import ManualClock
@@ -23,24 +25,6 @@ from tests.broker.test_main import Running
 
 World = Any
 Reasons = Callable[[Any], list[str]]
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
-        ("2001:db8:1:3::9", "2001:db8:1:3::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("", "unknown"),
-        (None, "unknown"),
-        ("testclient", "unknown"),
-    ],
-)
-def test_addresses(host: str | None, expected: str) -> None:
-    assert address_of(host) == expected
 
 
 def test_buckets_empty_and_fill(clock: ManualClock) -> None:
@@ -70,85 +54,18 @@ def run(scenario: Callable[[], Awaitable[None]]) -> None:
     asyncio.run(asyncio.wait_for(scenario(), 10))  # type: ignore[arg-type]
 
 
-def test_a_lane_serves_addresses_in_turn() -> None:
-    served: list[str] = []
-
-    async def attempt(lane: Lane, address: str) -> None:
-        async with lane.place(address):
-            served.append(address)
-            await asyncio.sleep(0)
-
-    async def scenario() -> None:
-        lane = Lane(1, 100)
-        tasks = [asyncio.create_task(attempt(lane, "flood")) for _ in range(20)]
-        await asyncio.sleep(0)
-        tasks.append(asyncio.create_task(attempt(lane, "good")))
-        await asyncio.gather(*tasks)
-        assert served.index("good") <= 3  # one had the place, one was next
-        assert len(served) == 21
-        assert not lane._waiting
-
-    run(scenario)
-
-
-def test_a_full_queue_takes_from_whom_has_most() -> None:
-    async def scenario() -> None:
-        lane = Lane(1, 4)
-        release = asyncio.Event()
-        done: list[str] = []
-
-        async def attempt(address: str) -> None:
-            async with lane.place(address):
-                await release.wait()
-                done.append(address)
-
-        flood = [asyncio.create_task(attempt("flood")) for _ in range(5)]
-        await asyncio.sleep(0.01)
-        assert lane.full
-        good = asyncio.create_task(attempt("good"))
-        await asyncio.sleep(0.01)
-        with pytest.raises(BrokerError) as caught:
-            await attempt("flood")
-        assert caught.value.reason == BrokerReason.BUSY
-        release.set()
-        outcomes = await asyncio.gather(*flood, good, return_exceptions=True)
-        assert [isinstance(outcome, BrokerError) for outcome in outcomes] == [False, False, False, False, True, False]
-        assert done == ["flood", "flood", "good", "flood", "flood"]
-
-    run(scenario)
-
-
-def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limits, "QUEUE_SECONDS", 0.05)
-
-    async def scenario() -> None:
-        lane = Lane(1, 4)
-        async with lane.place("a"):
-            with pytest.raises(BrokerError) as caught:
-                async with lane.place("b"):
-                    raise AssertionError
-            assert caught.value.reason == BrokerReason.BUSY
-            waiting = asyncio.create_task(lane.place("c").__aenter__())
-            await asyncio.sleep(0.01)
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-        async with lane.place("d"):  # the place is free again
-            assert not lane._waiting
-            assert lane._free == 0
-        assert lane._free == 1
-
-    run(scenario)
-
-
 def test_who_is_refused_often_shares_one_place(clock: ManualClock) -> None:
     async def scenario() -> None:
         limit = Limits(LimitSettings(unproven_attestations=3), 8, clock)
-        assert [await limit.attempt("a") for _ in range(4)] == [True, True, True, False]
-        assert await limit.attempt("b")
-        limit.proved("a")
-        assert await limit.attempt("a")
+        a, b = origin_of("192.0.2.1"), origin_of("192.0.2.2")
+        assert [await limit.attempt(a) for _ in range(4)] == [Standing.NEW] * 3 + [Standing.SUSPECT]
+        assert await limit.attempt(b) is Standing.NEW
+        limit.proved(a)
+        assert await limit.attempt(a) is Standing.PROVEN
         clock.advance(20)
-        assert [await limit.attempt("a") for _ in range(2)] == [True, False]
+        assert [await limit.attempt(a) for _ in range(2)] == [Standing.PROVEN, Standing.SUSPECT]
+        clock.advance(limits.PROVEN_SECONDS)
+        assert await limit.attempt(a) is Standing.NEW
 
     run(scenario)
 
@@ -158,14 +75,14 @@ def test_whoever_floods_waits(clock: ManualClock, monkeypatch: pytest.MonkeyPatc
 
     async def scenario() -> None:
         limit = Limits(LimitSettings(requests_per_second=1), 8, clock)
-        await limit.request("a")
-        await limit.request("a")
+        await limit.request(("a",))
+        await limit.request(("a",))
         started = time.monotonic()
         with pytest.raises(BrokerError) as caught:
-            await limit.request("a")
+            await limit.request(("a",))
         assert caught.value.reason == BrokerReason.TOO_MANY_REQUESTS
         assert time.monotonic() - started >= 0.05
-        await limit.request("b")
+        await limit.request(("b",))
 
     run(scenario)
 
@@ -210,49 +127,151 @@ def test_calls_with_the_same_credentials(world: World, reasons: Reasons) -> None
     assert [world.reading("/v1/results").status_code for _ in range(3)] == [200, 200, 429]
 
 
-def test_held_bytes_are_counted_by_address() -> None:
-    load = Load(1000, 400)
-    assert load.add("a", 400)
-    assert not load.add("a", 1)
-    assert load.add("b", 100)  # half of all: from now on an eighth
-    assert not load.add("c", 51)
-    assert load.add("c", 50)
-    load.remove("a", 400)
-    assert load.add("c", 350)
-    for address, size in (("b", 100), ("c", 400)):
-        load.remove(address, size)
+def nobody(clock: ManualClock) -> Recent:
+    return Recent(seconds=60, entries=16, clock=clock)
+
+
+def test_held_bytes_are_counted_by_address(clock: ManualClock) -> None:
+    a, b, c, d = (("a",), ("b",), ("c",), ("d",))
+    load = Shares(1000, 400, nobody(clock))
+    assert load.add(a, 400)
+    assert not load.add(a, 1)
+    assert load.add(b, 100)  # half of all: from now on an eighth
+    assert not load.add(c, 51)
+    assert load.add(c, 50)
+    load.remove(a, 400)
+    assert load.add(c, 350)
+    for origin, size in ((b, 100), (c, 400)):
+        load.remove(origin, size)
     assert (load.total, load._held) == (0, {})
-    assert not load.add("d", 401)
+    assert not load.add(d, 401)
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5])
+def test_no_network_uses_up_the_one_around_it(clock: ManualClock, width: int) -> None:
+    """Whoever holds every part of a network, of any width, leaves something to its neighbours, and to everybody half of all."""
+    load = Shares(512, 64, nobody(clock))
+    prefix = (64, 56, 48, 40, 32, 24)[width]
+    mine = [origin_of(host) for host in parts("2600::", prefix, 1024)]
+    held = sum(load.add(origin, 1) for origin in mine for _ in range(64))
+    assert 64 < held <= 256 + 32  # once half is taken, only an eighth of each share
+    neighbour = origin_of(next(host for host in neighbours("2600::", prefix)))
+    assert load.add(neighbour, 1)
+    stranger = origin_of("2a00:1450::1")
+    assert sum(load.add(stranger, 1) for _ in range(100)) >= 8
+
+
+def test_the_last_eighth_is_for_the_proven(clock: ManualClock) -> None:
+    proven = nobody(clock)
+    load = Shares(800, 100, proven)
+    held = sum(load.add((f"{number}",), 1) for number in range(1000))
+    assert held == 700
+    assert not load.add(("good",), 1)
+    proven.add("good")
+    assert load.add(("good", "flooded"), 1)
+    clock.advance(60)
+    assert not load.add(("good", "flooded"), 1)
+
+
+def parts(network: str, prefix: int, most: int) -> list[str]:
+    """Addresses in different /64s of a network."""
+    base, size = int(ipaddress.IPv6Address(network)), 1 << (64 - prefix)
+    return [str(ipaddress.IPv6Address(base + (number * size // min(size, most) << 64) + 1)) for number in range(min(size, most))]
+
+
+def neighbours(network: str, prefix: int) -> Iterator[str]:
+    """The network beside it."""
+    yield str(ipaddress.IPv6Address(int(ipaddress.IPv6Address(network)) + (1 << (128 - prefix)) + 1))
+
+
+def test_a_wider_network_has_twice_as_much(clock: ManualClock) -> None:
+    tiers = Tiers(rate=1, burst=4, entries=1000, clock=clock)
+
+    def taken(origins: list[Origin]) -> int:
+        return sum(tiers.take(origin) for origin in origins for _ in range(8))
+
+    assert taken([origin_of("192.0.2.1")]) == 4
+    assert taken([origin_of(f"192.0.2.{number}") for number in range(2, 100)]) == 4  # the /24 had 8
+    assert taken([origin_of(f"192.0.{number}.1") for number in range(3, 100)]) == 8  # the /16 had 16
+    assert taken([origin_of("::ffff:192.0.2.200")]) == 0
+    assert taken([origin_of("198.51.100.1")]) == 4
+    clock.advance(4)
+    assert taken([origin_of("192.0.2.200")]) == 4
+
+
+def test_what_is_refused_for_a_network_fills_no_memory(clock: ManualClock) -> None:
+    tiers = Tiers(rate=0.001, burst=4, entries=256, clock=clock)
+    for host in parts("2600::", 48, 4096):
+        tiers.take(origin_of(host))
+    assert len(tiers) < 64
+    for number in range(2000):  # and networks of their own are forgotten
+        tiers.take(origin_of(f"{number % 220 + 1}.{number // 220}.0.1"))
+    assert len(tiers) <= 256 + 128 + 64 + 32 + 16 + 16
+
+
+def test_failed_authentications_of_neighbours_do_not_lock_out_who_has_authenticated(clock: ManualClock) -> None:
+    limit = Limits(LimitSettings(unproven_calls=3), 8, clock)
+    operator, newcomer = origin_of("10.0.0.1"), origin_of("10.0.0.2")
+    limit.call(operator, "operator")
+    for number in range(3, 20):
+        limit.failed_call(origin_of(f"10.0.0.{number}"))
+    limit.before_call(operator)
+    with pytest.raises(BrokerError) as caught:
+        limit.before_call(newcomer)
+    assert caught.value.reason == BrokerReason.TOO_MANY_REQUESTS
+    limit.before_call(origin_of("10.0.1.2"))  # the twin: another network
+    for _ in range(3):
+        limit.failed_call(operator)
+    with pytest.raises(BrokerError):
+        limit.before_call(operator)
+
+
+def test_refused_evidence_counts_for_the_network_and_what_is_not_its_fault_does_not(world: World, reasons: Reasons) -> None:
+    limit = Limits(LimitSettings.model_validate({"requestsPerSecond": 1_000_000, "unprovenAttestations": 2}), 8, world.clock)
+    object.__setattr__(world.deps, "limits", limit)
+
+    def attest(host: str, **quote_fields: Any) -> Any:
+        world.http._transport.client = (host, 1)
+        return world.attest(world.domain(world.acme), **quote_fields)
+
+    for number in range(4):
+        assert attest(f"192.0.2.{number}", mrtd=bytes(48)).status_code == 403
+    assert not limit._refused.has(origin_of("192.0.2.200"))
+    assert attest("192.0.2.200").status_code == 200  # by the suspects' place
+    assert "192.0.2.200" in limit.proven
+    assert limit._refused.has(origin_of("198.51.100.1"))
 
 
 def test_messages_that_are_too_much_are_refused_and_let_go(world: World, reasons: Reasons) -> None:
-    world.deps.limits.messages = Load(1 << 20, 4096)
+    world.deps.limits.messages = Shares(1 << 20, 4096, world.deps.limits.proven)
     assert reasons(world.attest(world.domain(world.acme))) == ["Busy"]
     assert world.deps.limits.messages.total == 0
-    world.deps.limits.messages = Load(1 << 20, 1 << 20)
+    world.deps.limits.messages = Shares(1 << 20, 1 << 20, world.deps.limits.proven)
     assert world.attest(world.domain(world.acme)).status_code == 200
     assert world.deps.limits.messages.total == 0
 
 
 def test_connections_are_counted_by_address(clock: ManualClock) -> None:
-    connections = Connections(LimitSettings(connections=32, connections_per_address=16), clock)
-    assert [connections.enter("a") for _ in range(17)] == [True] * 16 + [False]
-    assert [connections.enter("b") for _ in range(3)] == [True, True, False]  # half are taken: an eighth for each
-    connections.leave("a")
+    connections = Connections(LimitSettings(connections=32, connections_per_address=16), clock, nobody(clock))
+    a, b = ("a",), ("b",)
+    assert [connections.enter(a) for _ in range(17)] == [True] * 16 + [False]
+    assert [connections.enter(b) for _ in range(3)] == [True, True, False]  # half are taken: an eighth for each
+    connections.leave(a)
     assert connections.total == 17
     for _ in range(15):
-        connections.leave("a")
-    assert connections.enter("b")
-    assert set(connections._open) == {"b"}
+        connections.leave(a)
+    assert connections.enter(b)
+    assert set(connections._open._held) == {"b"}
 
 
 def test_new_connections_have_a_rate(clock: ManualClock) -> None:
-    connections = Connections(LimitSettings(connections_per_second=2), clock)
+    connections = Connections(LimitSettings(connections_per_second=2), clock, nobody(clock))
     for _ in range(4):
-        assert connections.enter("a")
-        connections.leave("a")
-    assert not connections.enter("a")
-    assert connections.enter("b")
+        assert connections.enter(("a",))
+        connections.leave(("a",))
+    assert not connections.enter(("a",))
+    assert connections.total == 0
+    assert connections.enter(("b",))
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chrysalis.broker.deps import Deps
-from chrysalis.broker.limits import address_of
 from chrysalis.broker.messages import problem
+from chrysalis.broker.origins import origin_of
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.server import MAX_HEADER_BYTES
 
@@ -40,13 +40,13 @@ class Edge:
             await send(message)
 
         client = scope.get("client")
-        address, held = address_of(client[0] if client else None), 0
+        origin, held = origin_of(client[0] if client else None), 0
 
         async def receiving() -> Message:
             nonlocal held
             message = await receive()
             size = len(message.get("body", b""))
-            if size and not self._deps.limits.messages.add(address, size):
+            if size and not self._deps.limits.messages.add(origin, size):
                 raise BrokerError(BrokerReason.BUSY, "too many messages are held, of this address or in all", "try again in a second")
             held += size
             return message
@@ -54,7 +54,7 @@ class Edge:
         try:
             if sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEADER_BYTES:
                 raise BrokerError(BrokerReason.MESSAGE_TOO_LARGE, f"the headers are over {MAX_HEADER_BYTES} bytes", "send less")
-            await self._deps.limits.request(address)
+            await self._deps.limits.request(origin)
             await self._app(scope, receiving, sending)
         except BrokerError as error:  # the limit; the application's own are answered inside
             await problem(error, error.status)(scope, receive, sending)
@@ -67,7 +67,7 @@ class Edge:
             if not status:
                 await problem(failure, 500)(scope, receive, sending)
         finally:
-            self._deps.limits.messages.remove(address, held)
+            self._deps.limits.messages.remove(origin, held)
             route = scope.get("route")
             operation = UNROUTED if route is None else f"{_method(scope, route)} {route.path}"
             self._deps.metrics.requests.labels(operation, str(status)).inc()

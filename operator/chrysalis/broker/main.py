@@ -146,7 +146,7 @@ def tls_server(deps: Deps) -> TlsServer:
         raise AssertionError("a TLS server without TLS")
     config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
     deps.certificates.load_into(config.ssl)
-    return TlsServer(config, deps.settings.limits, deps.clock)
+    return TlsServer(config, deps.settings.limits, deps.clock, deps.limits.proven)
 
 
 def plain_paths(deps: Deps, keeper: anchors.Keeper | None = None) -> tuple[dict[str, Check], dict[str, Check]]:

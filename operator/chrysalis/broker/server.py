@@ -15,7 +15,8 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from chrysalis.broker.limits import Buckets, LimitSettings, address_of
+from chrysalis.broker.limits import LimitSettings, Recent, Shares, Tiers
+from chrysalis.broker.origins import Origin, origin_of
 from chrysalis.clock import Clock
 
 log = logging.getLogger(__name__)
@@ -34,34 +35,28 @@ STARTUP_FAILURE = 3
 
 
 class Connections:
-    """How many connections are open, in all and by address; used on the event loop only."""
+    """How many connections are open, in all and by origin; used on the event loop only."""
 
-    def __init__(self, settings: LimitSettings, clock: Clock) -> None:
+    def __init__(self, settings: LimitSettings, clock: Clock, proven: Recent) -> None:
+        """proven: addresses whose evidence was accepted lately."""
         rate = settings.connections_per_second
-        self._new = Buckets(rate=rate, burst=2 * rate, entries=settings.tracked_addresses, clock=clock)
-        self._most = settings.connections
-        self._per_address = settings.connections_per_address
-        self._open: dict[str, int] = {}
-        self.total = 0
+        self._new = Tiers(rate=rate, burst=2 * rate, entries=settings.tracked_addresses, clock=clock)
+        self._proven = proven
+        self._open = Shares(settings.connections, settings.connections_per_address, proven)
 
-    def enter(self, address: str) -> bool:
+    @property
+    def total(self) -> int:
+        """How many there are."""
+        return self._open.total
+
+    def enter(self, origin: Origin) -> bool:
         """Count one more; False when there are too many."""
-        mine = self._open.get(address, 0)
-        allowed = self._per_address if 2 * self.total < self._most else self._per_address // 8
-        if self.total >= self._most or mine >= allowed or not self._new.take(address):
-            return False
-        self._open[address] = mine + 1
-        self.total += 1
-        return True
+        counted = origin[:1] if origin[0] in self._proven else origin
+        return self._new.has(counted) and self._open.add(origin, 1) and self._new.take(counted)
 
-    def leave(self, address: str) -> None:
+    def leave(self, origin: Origin) -> None:
         """Count one less."""
-        left = self._open[address] - 1
-        self.total -= 1
-        if left:
-            self._open[address] = left
-        else:
-            del self._open[address]
+        self._open.remove(origin, 1)
 
 
 class _Counted(socket.socket):
@@ -88,11 +83,11 @@ class Listener(socket.socket):
         """The next connection; ConnectionAbortedError, which the event loop passes over, for one that is dropped."""
         plain, peer = super().accept()
         counted = _Counted(plain.family, plain.type, plain.proto, fileno=plain.detach())
-        address = address_of(peer[0])
-        if not self.connections.enter(address):
+        origin = origin_of(peer[0])
+        if not self.connections.enter(origin):
             counted.close()
             raise ConnectionAbortedError("too many connections")
-        counted.left = lambda: self.connections.leave(address)
+        counted.left = lambda: self.connections.leave(origin)
         return counted, peer
 
 
@@ -154,9 +149,9 @@ class Protocol(H11Protocol):
 class TlsServer(uvicorn.Server):
     """uvicorn's server over bounded listeners."""
 
-    def __init__(self, config: uvicorn.Config, limits: LimitSettings, clock: Clock) -> None:
+    def __init__(self, config: uvicorn.Config, limits: LimitSettings, clock: Clock, proven: Recent) -> None:
         super().__init__(config)
-        self.connections = Connections(limits, clock)
+        self.connections = Connections(limits, clock, proven)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application and listen; ends the process with code 3 where either fails, as uvicorn does."""

@@ -10,7 +10,7 @@ from fastapi import Request
 
 from chrysalis.broker.callers import Caller
 from chrysalis.broker.deps import Deps
-from chrysalis.broker.limits import address_of
+from chrysalis.broker.origins import origin_of
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.server import PEER_CERTIFICATE
 from chrysalis.errors import ChrysalisError
@@ -27,13 +27,13 @@ def signed_message(request: Request, deps: Deps) -> Iterator[None]:
 
     Reading it and looking for its signature costs as much as an attestation.  Raises BrokerError (TooManyRequests).
     """
-    address = address_of(request.client.host if request.client else None)
-    deps.limits.before_call(address)
+    origin = origin_of(request.client.host if request.client else None)
+    deps.limits.before_call(origin)
     try:
         yield
     except ChrysalisError as error:
         if isinstance(error, WireError) or error.reason in UNSIGNED:
-            deps.limits.failed_call(address)
+            deps.limits.failed_call(origin)
         raise
 
 
@@ -42,15 +42,15 @@ async def caller_of(request: Request, deps: Deps) -> Caller:
 
     Raises BrokerError: CallerUnauthenticated, CallerNotAllowed, CallerCheckUnavailable, TooManyRequests.
     """
-    address = address_of(request.client.host if request.client else None)
-    deps.limits.before_call(address)
+    origin = origin_of(request.client.host if request.client else None)
+    deps.limits.before_call(origin)
     authorization = request.headers.get("authorization", "")
     certificate = request.scope.get("state", {}).get(PEER_CERTIFICATE)
     try:
         caller = await to_thread.run_sync(deps.callers.authenticate, authorization, certificate, limiter=deps.checks)
     except BrokerError as error:
         if error.reason == BrokerReason.CALLER_UNAUTHENTICATED and authorization:
-            deps.limits.failed_call(address)
+            deps.limits.failed_call(origin)
         raise
-    deps.limits.call(caller.name)
+    deps.limits.call(origin, caller.name)
     return caller

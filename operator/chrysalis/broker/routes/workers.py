@@ -7,9 +7,13 @@ from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from chrysalis.broker.deps import Deps
-from chrysalis.broker.limits import address_of
 from chrysalis.broker.messages import MAX_EVIDENCE_BODY, MAX_SMALL_BODY, answer, body, label, parse
+from chrysalis.broker.origins import origin_of
+from chrysalis.broker.reasons import BrokerError
 from chrysalis.wire.broker import Challenge, Evidence, ReleaseRequest
+
+NOT_ITS_FAULT = frozenset({429, 503})
+"""Answers that say nothing against whoever attests: the broker is busy, a quota is used up, collateral is out of reach."""
 
 
 def register(app: FastAPI, deps: Deps) -> None:
@@ -24,16 +28,21 @@ def register(app: FastAPI, deps: Deps) -> None:
     @app.post("/v1/attest")
     async def attest(request: Request) -> Response:
         client = request.client
-        address = address_of(client.host if client else None)
-        good = await deps.limits.attempt(address)
-        evidence = parse(Evidence, await body(request, MAX_EVIDENCE_BODY))  # before it has a place: a slow sender holds none
-        async with deps.limits.attestation(address, good=good):
-            result = await to_thread.run_sync(deps.attestor.attest, evidence, limiter=deps.limits.judges)
-        deps.limits.proved(address)
+        origin = origin_of(client.host if client else None)
+        standing = await deps.limits.attempt(origin)
+        try:
+            evidence = parse(Evidence, await body(request, MAX_EVIDENCE_BODY))  # before it has a place: a slow sender holds none
+            async with deps.limits.attestation(origin, standing):
+                result = await to_thread.run_sync(deps.attestor.attest, evidence, limiter=deps.limits.judges)
+        except BrokerError as error:
+            if error.status not in NOT_ITS_FAULT:
+                deps.limits.refused(origin, standing)
+            raise
+        deps.limits.proved(origin)
         return answer(result)
 
     @app.post("/v1/keys/{key_id}:release")
     async def release(request: Request, key_id: str) -> Response:
         message = parse(ReleaseRequest, await body(request, MAX_SMALL_BODY))
-        deps.limits.release(address_of(request.client.host if request.client else None), message.result_id)
+        deps.limits.release(origin_of(request.client.host if request.client else None), message.result_id)
         return answer(await run_in_threadpool(deps.results.release, label(key_id), message))
