@@ -90,8 +90,11 @@ class Fleet:
 
     def client(self, replica: Replica) -> BrokerClient:
         """A client of one replica with the owner's token."""
-        token = owner_token.make(self.owner, SystemClock().now())
-        return BrokerClient(f"https://127.0.0.1:{replica.port}", spki_sha256=self.pin, token=lambda: token)
+
+        def token() -> str:
+            return owner_token.make(self.owner, SystemClock().now(), self.keys.tls_spki_sha256)
+
+        return BrokerClient(f"https://127.0.0.1:{replica.port}", spki_sha256=self.pin, token=token)
 
     def start(self, replicas: int = 1) -> list[Replica]:
         """Start some replicas at once and wait until each listens; raises RuntimeError with the log of one that ends."""

@@ -29,7 +29,7 @@ from chrysalis.broker.deps import Deps
 from chrysalis.broker.main import assemble
 from chrysalis.broker.settings import Settings
 from chrysalis.clock import ManualClock
-from chrysalis.wire import dsse
+from chrysalis.wire import dsse, owner_token
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, PAYLOAD_POLICY, ClaimedIdentity, Evidence, KeyRecord, Keys
 from e2e.simtd.pki import SimulatedPlatform
 
@@ -210,6 +210,10 @@ class World:
 
     def post(self, path: str, message: Model) -> Any:
         return self.http.post(path, content=message.model_dump_json(by_alias=True))
+
+    def token(self, tenant: Tenant) -> str:
+        """A new bearer token of the tenant's owner."""
+        return owner_token.make(tenant.key, self.clock.now(), self.deps.keys.tls_spki_sha256)
 
     def challenge(self) -> str:
         return str(self.http.post("/v1/challenge").json()["nonce"])

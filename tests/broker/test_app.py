@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from prometheus_client import generate_latest
 
 from chrysalis.broker import lanes, messages
-from chrysalis.wire import owner_token
 from chrysalis.wire.broker import MAX_INITDATA_BYTES, MAX_QUOTE_BYTES
 
 World = Any
@@ -160,10 +159,9 @@ def test_slow_senders_hold_no_place(world: World, reasons: Reasons, monkeypatch:
 
 def test_who_may_read(world: World, reasons: Reasons) -> None:
     acme = world.attest(world.domain(world.acme)).json()["resultId"]
-    now = world.clock.now()
     assert [v["resultId"] for v in world.reading("/v1/results").json()["results"]] == [acme]
-    assert world.reading(f"/v1/results/{acme}", owner_token.make(world.acme.key, now)).status_code == 200
-    rival = owner_token.make(world.rival.key, now)
+    assert world.reading(f"/v1/results/{acme}", world.token(world.acme)).status_code == 200
+    rival = world.token(world.rival)
     assert world.reading("/v1/results", rival).json()["results"] == []
     assert reasons(world.reading(f"/v1/results/{acme}", rival)) == ["ResultUnknown"]
     answer = world.reading("/v1/results", "default")
@@ -180,10 +178,10 @@ def test_who_may_revoke(world: World, reasons: Reasons) -> None:
         return world.http.post(f"/v1/results/{result}:revoke", headers={"authorization": f"Bearer {token}"})
 
     assert reasons(revoke("operator")) == ["CallerNotAllowed"]
-    assert reasons(revoke(owner_token.make(world.rival.key, world.clock.now()))) == ["ResultUnknown"]
-    first = revoke(owner_token.make(world.acme.key, world.clock.now())).json()["revokedAt"]
+    assert reasons(revoke(world.token(world.rival))) == ["ResultUnknown"]
+    first = revoke(world.token(world.acme)).json()["revokedAt"]
     world.clock.advance(5)
-    assert revoke(owner_token.make(world.acme.key, world.clock.now())).json()["revokedAt"] == first
+    assert revoke(world.token(world.acme)).json()["revokedAt"] == first
     assert [record.event for record in world.deps.store.audit_log()].count("ResultRevoked") == 1
 
 

@@ -8,7 +8,6 @@ import pytest
 
 from chrysalis.attestation.freshness import FreshnessMode
 from chrysalis.clock import ManualClock
-from chrysalis.wire import owner_token
 from chrysalis.wire.bundle import MEDIA_TYPE, BundleFile, to_bytes
 from chrysalis.wire.bundle_judgement import Expectations, Signature, judge
 from tests.broker import test_gpu as gpu_world
@@ -64,7 +63,7 @@ def test_a_refusal_for_the_brokers_own_reason_says_so(world: Any) -> None:
 def test_a_revoked_result_says_so(world: Any, clock: ManualClock) -> None:
     result = result_of(world.attest(world.domain(world.acme)))
     clock.advance(5)
-    token = owner_token.make(world.acme.key, clock.now())
+    token = world.token(world.acme)
     assert world.http.post(f"/v1/results/{result}:revoke", headers={"authorization": f"Bearer {token}"}).status_code == 200
     file = BundleFile.read(world.reading(f"/v1/bundles/{result}").content)
     assert judge(file, pins(world)).accepted  # at its own time
@@ -75,7 +74,7 @@ def test_a_revoked_result_says_so(world: Any, clock: ManualClock) -> None:
 def test_only_whoever_may_read_the_result_gets_its_bundle(world: Any, clock: ManualClock) -> None:
     result = result_of(world.attest(world.domain(world.acme)))
     assert world.http.get(f"/v1/bundles/{result}").status_code == 401
-    own, other = (owner_token.make(tenant.key, clock.now()) for tenant in (world.acme, world.rival))
+    own, other = (world.token(tenant) for tenant in (world.acme, world.rival))
     assert world.reading(f"/v1/bundles/{result}", own).status_code == 200
     refused = world.reading(f"/v1/bundles/{result}", other)
     assert (refused.status_code, refused.json()["reason"]) == (404, "ResultUnknown")

@@ -103,7 +103,9 @@ def server(world: World, acme: Authority, rival: Authority) -> Iterator[Running]
     for member, value in {
         "settings": configuration,
         "certificates": certificates,
-        "callers": Callers(tenants=tenants, clock=world.clock, certificates=certificates),
+        "callers": Callers(
+            tenants=tenants, clock=world.clock, broker_spki_sha256=world.deps.keys.tls_spki_sha256, certificates=certificates
+        ),
     }.items():
         object.__setattr__(world.deps, member, value)
     running = Running(broker_main.tls_server(world.deps))

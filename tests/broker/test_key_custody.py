@@ -12,14 +12,13 @@ import pytest
 from chrysalis.broker.app import create_app
 from chrysalis.sealing import hpke
 from chrysalis.sealing.reasons import SealingError
-from chrysalis.wire import owner_token
 
 World = Any
 Reasons = Callable[[Any], list[str]]
 
 
 def tokens(world: World) -> list[str]:
-    return ["operator", *(owner_token.make(tenant.key, world.clock.now()) for tenant in (world.acme, world.rival))]
+    return ["operator", *(world.token(tenant) for tenant in (world.acme, world.rival))]
 
 
 def test_no_answer_of_any_route_holds_a_key(world: World, caplog: pytest.LogCaptureFixture) -> None:

@@ -25,7 +25,7 @@ from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.clock import ManualClock
 from chrysalis.receipts import jws
 from chrysalis.sealing import hpke
-from chrysalis.wire import dsse, owner_token
+from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, PAYLOAD_POLICY, ReleaseRequest, ResultView
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.reasons import Refused, WireError, WireReason
@@ -89,14 +89,14 @@ def test_the_client_goes_the_whole_way(world: World, running: Running) -> None:
         assert await client.healthy()
         return await client.results(pod_uid="uid-1", limit=5)
 
-    (view,) = ask(world, running, way, owner_token.make(world.acme.key, world.clock.now()))
+    (view,) = ask(world, running, way, world.token(world.acme))
     assert view.verdict == "Accepted"
 
 
 def test_an_owner_reads_its_own_results(world: World, running: Running) -> None:
     world.attest(world.domain(world.acme))
     world.attest(world.domain(world.rival))
-    token = owner_token.make(world.acme.key, world.clock.now())
+    token = world.token(world.acme)
     found = ask(world, running, lambda client: client.results(), token)
     assert [view.key_id for view in found] == ["acme"]
 

@@ -249,7 +249,7 @@ def test_who_a_token_makes(provider: Provider) -> None:
     admin = {"issuer": ISSUER, "claims": {"groups": "admins", "sub": "alice"}, "role": "OwnerAdmin"}
     elsewhere = {"issuer": "https://other.example", "claims": {"sub": "alice"}, "role": "OwnerAdmin"}
     tenants = Tenants([tenant("a", "aa" * 32, reader, elsewhere), tenant("b", "bb" * 32, admin), tenant("c", "cc" * 32, elsewhere)])
-    callers = Callers(tenants=tenants, clock=provider.clock, providers=[provider.verifier])
+    callers = Callers(tenants=tenants, clock=provider.clock, broker_spki_sha256=bytes(32), providers=[provider.verifier])
     caller = callers.authenticate("Bearer " + provider.token())
     assert (caller.readable, caller.changeable) == ({"aa" * 32, "bb" * 32}, {"bb" * 32})
     assert (caller.owner, caller.everything, caller.namespaces) == ("", False, None)

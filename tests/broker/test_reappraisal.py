@@ -13,7 +13,6 @@ from chrysalis.api.policy import AttestationPolicySpec, SignedPolicy
 from chrysalis.attestation.collateral import Collateral
 from chrysalis.broker import audit, reappraisal
 from chrysalis.broker.store import Cause
-from chrysalis.wire import owner_token
 from chrysalis.wire.broker import Evidence
 from e2e.simtd.pki import CollateralShape
 
@@ -272,7 +271,7 @@ def simulate(world: World, tenant: Any = None, token: str | None = None, **chang
     tenant = tenant or world.acme
     spec = AttestationPolicySpec.model_validate(world.policy(world.acme, **({"version": 2} | changes)))
     body = SignedPolicy(name="workers", spec=spec).model_dump_json(by_alias=True, exclude_none=True)
-    token = token or owner_token.make(tenant.key, world.clock.now())
+    token = token or world.token(tenant)
     return world.http.post("/v1/policies/workers:simulate", content=body, headers={"authorization": f"Bearer {token}"})
 
 

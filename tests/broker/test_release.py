@@ -14,7 +14,6 @@ from chrysalis.broker import audit
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.sealing import hpke
 from chrysalis.sealing.reasons import SealingError
-from chrysalis.wire import owner_token
 
 World = Any
 Reasons = Callable[[Any], list[str]]
@@ -36,7 +35,7 @@ def _expired(world: World, result: str) -> Any:
 
 
 def _revoked(world: World, result: str) -> Any:
-    token = owner_token.make(world.acme.key, world.clock.now())
+    token = world.token(world.acme)
     answer = world.http.post(f"/v1/results/{result}:revoke", headers={"authorization": f"Bearer {token}"})
     assert answer.json()["revokedAt"]
     return world.release("acme", result)
@@ -148,7 +147,7 @@ def test_refusals_of_one_result_do_not_fill_the_log(world: World, reasons: Reaso
 
 
 def test_a_key_is_never_given_back_nor_stored_in_the_clear(world: World) -> None:
-    record = world.reading("/v1/keys/acme", owner_token.make(world.acme.key, world.clock.now()))
+    record = world.reading("/v1/keys/acme", world.token(world.acme))
     assert (record.status_code, record.json()["keyId"]) == (200, "acme")
     assert "key" not in record.json()
     assert world.acme.identity not in record.text

@@ -13,7 +13,6 @@ from chrysalis.broker.callers import Caller
 from chrysalis.broker.quota_store import Allowance, _within
 from chrysalis.broker.reasons import BrokerError
 from chrysalis.broker.tenants import Quotas, Tenant, TenantList, Tenants
-from chrysalis.wire import owner_token
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, PAYLOAD_POLICY
 
 World = Any
@@ -21,7 +20,7 @@ Reasons = Callable[[Any], list[str]]
 
 
 def headers(world: World, tenant: Any) -> dict[str, str]:
-    return {"authorization": f"Bearer {owner_token.make(tenant.key, world.clock.now())}"}
+    return {"authorization": f"Bearer {world.token(tenant)}"}
 
 
 # Every route that names an object: what the other tenant is answered, and the same request for what does not exist.

@@ -16,7 +16,6 @@ import uvicorn
 
 from chrysalis.broker import main as broker_main
 from chrysalis.broker import watch
-from chrysalis.wire import owner_token
 from chrysalis.wire.broker import ResultView
 from chrysalis.wire.broker_client import BrokerClient
 
@@ -46,7 +45,7 @@ def test_every_change_of_a_result_is_seen(world: World) -> None:
     world.release("acme", result)
     released = poll(world, issued["next"]).json()
     assert released["results"][0]["keyReleasedAt"]
-    token = owner_token.make(world.acme.key, world.clock.now())
+    token = world.token(world.acme)
     world.http.post(f"/v1/results/{result}:revoke", headers={"authorization": f"Bearer {token}"})
     revoked = poll(world, released["next"]).json()
     assert revoked["results"][0]["revokedReason"] == "RevokedByOwner"
@@ -76,7 +75,7 @@ def test_a_wait_ends_without_a_change(world: World) -> None:
 def test_filters_and_tenants(world: World) -> None:
     start = number(world)
     mine, others = attest(world), attest(world, world.rival)
-    token = owner_token.make(world.rival.key, world.clock.now())
+    token = world.token(world.rival)
     assert [view["resultId"] for view in poll(world, start, token=token).json()["results"]] == [others]
     assert [view["resultId"] for view in poll(world, start).json()["results"]] == [mine, others]
     assert poll(world, start, worker="another").json()["results"] == []

@@ -234,9 +234,9 @@ def _tokens() -> Built:
             jws.peek(token)
         except ReceiptError:
             pass
-        owner_token.verify(token, [MATERIAL.owner_public], AT)
+        owner_token.verify(token, [MATERIAL.owner_public], AT, bytes(32))
 
-    return call, [owner_token.make(MATERIAL.owner, at).encode() for at in (AT, EARLIER)]
+    return call, [owner_token.make(MATERIAL.owner, at, pin).encode() for at in (AT, EARLIER) for pin in (bytes(32), bytes(31) + b"1")]
 
 
 def _ear() -> Built:

@@ -31,6 +31,7 @@ from chrysalis.broker.tenants import Role, Tenant, Tenants
 from chrysalis.clock import Clock
 from chrysalis.receipts.reasons import ReceiptError
 from chrysalis.wire import owner_token
+from chrysalis.wire.reasons import WireError
 
 MAX_TOKEN_CHARACTERS = 16 * 1024
 CACHE_SECONDS = 60.0
@@ -41,10 +42,18 @@ SERVICE_ACCOUNT_PREFIX = "system:serviceaccount:"
 
 
 @dataclass(frozen=True)
+class Once:
+    """Something that counts once: its name (64 hex digits), and until when it is to be remembered (Unix seconds)."""
+
+    name: str
+    until: int
+
+
+@dataclass(frozen=True)
 class Caller:
     """Who asks, and whose objects it may read and change.  The default sees nothing.
 
-    name: for logs and the audit.  owner: hex of the owner's key when it is one.
+    name: for logs and the audit.  owner: hex of the owner's key when it is one.  token: of an owner, good for one change.
     everything: reads all tenants' results.  readable, changeable: owners (hex) whose objects it may read; whose results it may
     revoke, whose envelopes it may carry and whose audit records it may read.
     namespaces: where not None, only results that claim one of these are shown.
@@ -56,6 +65,7 @@ class Caller:
     readable: frozenset[str] = field(default_factory=frozenset)
     changeable: frozenset[str] = field(default_factory=frozenset)
     namespaces: frozenset[str] | None = None
+    token: Once | None = None
 
     def sees(self, owner: str, namespace: str | None = None) -> bool:
         """Whether it may read an object of this owner (that claims this namespace)."""
@@ -90,12 +100,15 @@ class Callers:
         *,
         tenants: Tenants,
         clock: Clock,
+        broker_spki_sha256: bytes,
         readers: Collection[str] = (),
         reviewer: TokenReviewer | None = None,
         providers: Iterable[OidcVerifier] = (),
         certificates: ClientCertificates | None = None,
     ) -> None:
-        """readers: ServiceAccounts (NAMESPACE:NAME) that read every tenant's results."""
+        """broker_spki_sha256: of this broker's TLS key, which owners' tokens name.
+
+        readers: ServiceAccounts (NAMESPACE:NAME) that read every tenant's results."""
         self._tenants = tenants
         self._owners = tenants.owner_keys
         self._readers = {SERVICE_ACCOUNT_PREFIX + account for account in readers}
@@ -103,11 +116,12 @@ class Callers:
         self._providers = {verifier.provider.issuer: verifier for verifier in providers}
         self._certificates = certificates
         self._clock = clock
+        self._spki_sha256 = broker_spki_sha256
 
     def authenticate(self, authorization: str, certificate: bytes | None = None) -> Caller:
         """The caller of a request with this header, or with this TLS client certificate (DER) where there is no header.
 
-        Raises BrokerError: CallerUnauthenticated, CallerNotAllowed, CallerCheckUnavailable.
+        Raises BrokerError: CallerUnauthenticated, CredentialForAnotherBroker, CallerNotAllowed, CallerCheckUnavailable.
         """
         if not authorization and certificate is not None:
             return self._certified(certificate)
@@ -128,10 +142,19 @@ class Callers:
 
     def _owner(self, token: str) -> Caller:
         try:
-            owner = owner_token.verify(token, self._owners, self._clock.now()).hex()
+            shown = owner_token.verify(token, self._owners, self._clock.now(), self._spki_sha256)
         except ReceiptError as error:
             raise _unauthenticated(f"{error.reason}: {error.message}") from error
-        return Caller(name=f"owner {owner}", owner=owner, readable=frozenset({owner}), changeable=frozenset({owner}))
+        except WireError as error:
+            raise BrokerError(
+                BrokerReason.CREDENTIAL_FOR_ANOTHER_BROKER,
+                "the owner's token is for another broker, or names none",
+                "make it for this broker, by the pin that `chrysalis keys pin` prints; older versions' tools name no broker: update them",
+                error.message,
+            ) from error
+        owner = shown.owner.hex()
+        once = Once(hashlib.sha256(b"chrysalis/v1/owner-token\0" + shown.owner + shown.jti.encode()).hexdigest(), shown.until)
+        return Caller(name=f"owner {owner}", owner=owner, readable=frozenset({owner}), changeable=frozenset({owner}), token=once)
 
     def _signed_in(self, verifier: OidcVerifier, token: str) -> Caller:
         claims = verifier.verify(token)

@@ -111,6 +111,7 @@ def assemble(
         own_evidence=own_evidence,
         callers=Callers(
             tenants=tenants,
+            broker_spki_sha256=keys.tls_spki_sha256,
             readers=configuration.kubernetes.service_accounts if configuration.kubernetes else (),
             reviewer=reviewer,
             providers=[OidcVerifier(provider, clock) for provider in configuration.oidc],

@@ -34,6 +34,10 @@ ALWAYS = (400, 429)
 WITH_BODY = (408, 413)
 WITH_CALLER = (401, 403, 503)
 
+OWNERS_CREDENTIAL = (
+    "JWS by an owner's key, typ chrysalis-owner+jwt, for this broker (aud: chrysalis-broker: and the SHA-256 of its TLS key), good for one"
+    " change."
+)
 CREDENTIALS: list[dict[str, list[str]]] = [{"ownerToken": []}, {"openIdConnect": []}, {"serviceAccount": []}, {"clientCertificate": []}]
 
 
@@ -229,7 +233,7 @@ def document(operations: Iterable[Operation] = OPERATIONS) -> dict[str, Any]:
             "schemas": schemas["$defs"],
             "responses": {"Problem": {"description": "Refused, and why.", "content": {PROBLEM: {"schema": _reference(broker.Problem)}}}},
             "securitySchemes": {
-                "ownerToken": {"type": "http", "scheme": "bearer", "description": "JWS by an owner's key, typ chrysalis-owner+jwt."},
+                "ownerToken": {"type": "http", "scheme": "bearer", "description": OWNERS_CREDENTIAL},
                 "openIdConnect": {"type": "http", "scheme": "bearer", "description": "Token of an issuer that the settings list."},
                 "serviceAccount": {"type": "http", "scheme": "bearer", "description": "Of audience chrysalis-broker (TokenReview)."},
                 "clientCertificate": {"type": "mutualTLS", "description": "Issued by the authority of a tenant."},

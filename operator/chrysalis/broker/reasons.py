@@ -20,6 +20,8 @@ class BrokerReason(StrEnum):
     INTERNAL_ERROR = "InternalError"
     # Callers
     CALLER_UNAUTHENTICATED = "CallerUnauthenticated"
+    CREDENTIAL_FOR_ANOTHER_BROKER = "CredentialForAnotherBroker"
+    CREDENTIAL_REPLAYED = "CredentialReplayed"
     CALLER_NOT_ALLOWED = "CallerNotAllowed"
     CALLER_CHECK_UNAVAILABLE = "CallerCheckUnavailable"
     QUOTA_EXCEEDED = "QuotaExceeded"
@@ -84,6 +86,8 @@ STATUS: dict[BrokerReason, int] = {
     BrokerReason.BUSY: 429,
     BrokerReason.INTERNAL_ERROR: 500,
     BrokerReason.CALLER_UNAUTHENTICATED: 401,
+    BrokerReason.CREDENTIAL_FOR_ANOTHER_BROKER: 401,
+    BrokerReason.CREDENTIAL_REPLAYED: 401,
     BrokerReason.CALLER_CHECK_UNAVAILABLE: 503,
     BrokerReason.QUOTA_EXCEEDED: 429,
     BrokerReason.TOO_MANY_REQUESTS: 429,

@@ -73,7 +73,7 @@ def get(result: str, url: str, spki: str, owner: Path | None, token: Path | None
     key = owner_key(owner) if owner else None
 
     def credential() -> str:
-        return bearer if key is None else owner_token.make(key, SystemClock().now())
+        return bearer if key is None else owner_token.make(key, SystemClock().now(), bytes.fromhex(spki))
 
     got: list[bytes] = []
 

@@ -42,7 +42,7 @@ def simulate(file: Path, url: str, spki: str, owner: Path, output: str) -> int:
     async def question(client: BrokerClient) -> None:
         found.append(await client.simulate(policy))
 
-    code = ask(url, spki, question, token=lambda: owner_token.make(key, SystemClock().now()), timeout=TIMEOUT_SECONDS)
+    code = ask(url, spki, question, token=lambda: owner_token.make(key, SystemClock().now(), bytes.fromhex(spki)), timeout=TIMEOUT_SECONDS)
     if code:
         return code
     (report,) = found

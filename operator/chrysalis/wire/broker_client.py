@@ -48,8 +48,8 @@ M = TypeVar("M", bound=Model)
 class BrokerClient:
     """One broker, at `url`, whose TLS key has the SHA-256 `spki_sha256` (hex).
 
-    token gives the bearer for GET /v1/results (a projected ServiceAccount token, or wire.owner_token.make); it is called for
-    each request, so a rotated token is picked up.  timeout is in seconds, for each request.
+    token gives the bearer for GET /v1/results (a projected ServiceAccount token, or wire.owner_token.make for this pin); it is
+    called for each request, so a rotated token is picked up.  timeout is in seconds, for each request.
     """
 
     def __init__(self, url: str, *, spki_sha256: str, token: Callable[[], str] | None = None, timeout: float = 15.0) -> None:

@@ -17,6 +17,7 @@ class WireReason(StrEnum):
     ANSWER_MALFORMED = "AnswerMalformed"
     ANSWER_TOO_LARGE = "AnswerTooLarge"
     REFUSED_BY_SERVICE = "RefusedByService"
+    CREDENTIAL_FOR_ANOTHER_BROKER = "CredentialForAnotherBroker"
     ENVELOPE_MALFORMED = "EnvelopeMalformed"
     ENVELOPE_TYPE_MISMATCH = "EnvelopeTypeMismatch"
     ENVELOPE_SIGNATURE_INVALID = "EnvelopeSignatureInvalid"

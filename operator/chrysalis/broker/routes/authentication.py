@@ -7,18 +7,22 @@ from collections.abc import Iterator
 
 from anyio import to_thread
 from fastapi import Request
+from starlette.concurrency import run_in_threadpool
 
 from chrysalis.broker.callers import Caller
 from chrysalis.broker.deps import Deps
+from chrysalis.broker.nonces import SKEW_SECONDS
 from chrysalis.broker.origins import origin_of
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.server import PEER_CERTIFICATE
+from chrysalis.clock import unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.wire.reasons import WireError
 
 UNSIGNED = frozenset(
     {BrokerReason.OWNER_NOT_ALLOWED, BrokerReason.PUBLISHER_NOT_ALLOWED, BrokerReason.MESSAGE_MALFORMED, BrokerReason.MESSAGE_TOO_LARGE}
 )
+UNAUTHENTICATED = frozenset({BrokerReason.CALLER_UNAUTHENTICATED, BrokerReason.CREDENTIAL_FOR_ANOTHER_BROKER})
 
 
 @contextlib.contextmanager
@@ -37,10 +41,27 @@ def signed_message(request: Request, deps: Deps) -> Iterator[None]:
         raise
 
 
+async def changer_of(request: Request, deps: Deps) -> Caller:
+    """Who sends this request, which changes something: an owner's token is used up by it, whatever comes of it.
+
+    Raises BrokerError: those of `caller_of`; CredentialReplayed.
+    """
+    caller = await caller_of(request, deps)
+    if caller.token is not None and not await run_in_threadpool(
+        deps.store.spend_nonce, caller.token.name, caller.token.until + 2 * SKEW_SECONDS, unix(deps.clock.now())
+    ):
+        raise BrokerError(
+            BrokerReason.CREDENTIAL_REPLAYED,
+            "this owner's token has changed something before",
+            "make a new token for each change; the tools do",
+        )
+    return caller
+
+
 async def caller_of(request: Request, deps: Deps) -> Caller:
     """Who sends this request.
 
-    Raises BrokerError: CallerUnauthenticated, CallerNotAllowed, CallerCheckUnavailable, TooManyRequests.
+    Raises BrokerError: CallerUnauthenticated, CredentialForAnotherBroker, CallerNotAllowed, CallerCheckUnavailable, TooManyRequests.
     """
     origin = origin_of(request.client.host if request.client else None)
     deps.limits.before_call(origin)
@@ -49,7 +70,7 @@ async def caller_of(request: Request, deps: Deps) -> Caller:
     try:
         caller = await to_thread.run_sync(deps.callers.authenticate, authorization, certificate, limiter=deps.checks)
     except BrokerError as error:
-        if error.reason == BrokerReason.CALLER_UNAUTHENTICATED and authorization:
+        if error.reason in UNAUTHENTICATED and authorization:
             deps.limits.failed_call(origin)
         raise
     deps.limits.call(origin, caller.name)

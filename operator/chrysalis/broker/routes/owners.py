@@ -9,7 +9,7 @@ from chrysalis.api.policy import Envelope
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.messages import MAX_ENVELOPE_BODY, MAX_SMALL_BODY, answer, body, label, parse
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.routes.authentication import caller_of, signed_message
+from chrysalis.broker.routes.authentication import changer_of, signed_message
 from chrysalis.broker.server import PEER_CERTIFICATE
 
 
@@ -24,7 +24,7 @@ def register(app: FastAPI, deps: Deps) -> None:
         """
         if not request.headers.get("authorization") and request.scope.get("state", {}).get(PEER_CERTIFICATE) is None:
             return
-        caller = await caller_of(request, deps)
+        caller = await changer_of(request, deps)
         if not any(caller.changes(signature.keyid.lower()) for signature in envelope.signatures):
             raise BrokerError(
                 BrokerReason.CALLER_NOT_ALLOWED,
@@ -51,5 +51,5 @@ def register(app: FastAPI, deps: Deps) -> None:
     @app.post("/v1/results/{result_id}:revoke")
     async def revoke(request: Request, result_id: str) -> Response:
         await body(request, MAX_SMALL_BODY)
-        caller = await caller_of(request, deps)
+        caller = await changer_of(request, deps)
         return answer(await run_in_threadpool(deps.results.revoke, caller, result_id[:64]))
