@@ -4,8 +4,8 @@ It alone holds the key that signs quotes.  It listens in three places:
 
 - STATE/platform.sock, for the runtime wrapper: start and stop a domain;
 - 127.0.0.1:8006 inside each domain's network namespace, as a Kata guest's REST service does:
-  GET /aa/evidence?runtime_data=…[&encoding=base64] answers {"quote", "cc_eventlog"}, both base64; with --gpus,
-  GET /simulated/gpus?nonce=hex answers NVIDIA SDK evidence of the domain's Simulated GPUs;
+  GET /aa/evidence?runtime_data=…[&encoding=base64] answers {"quote", "cc_eventlog"}, both base64; with --gpus, what is
+  below /simulated/nvml/ answers the domain's SimulatedNvml, the library that stands in for NVIDIA's (nvml.c);
 - an address of the host, like a PCCS: its collateral under the paths of Intel's PCS version 4, its root at /simulated/root.der,
   its reference values at /simulated/firmware.json, and the rules that accept its Simulated GPUs at /simulated/gpu-rules.json.
 """
@@ -18,6 +18,7 @@ import binascii
 import ctypes
 import json
 import os
+import shutil
 import signal
 import socket
 import socketserver
@@ -30,13 +31,14 @@ from urllib.parse import parse_qs, urlsplit
 
 from chrysalis.clock import Clock, SystemClock
 from e2e.pccs import answers as pccs_answers
+from e2e.simtd import nvml
 from e2e.simtd.gpu_pool import GpuPool
+from e2e.simtd.nvml import SimulatedDriver
 from e2e.simtd.pki import SimulatedPlatform
-from e2e.simtd.runtime import SOCKET
+from e2e.simtd.runtime import NVML, SOCKET
 
 GUEST_ADDRESS = ("127.0.0.1", 8006)
 REPORT_DATA_BYTES = 64
-GPU_NONCE_BYTES = 32
 CLONE_NEWNET = 0x40000000
 TIMEOUT_SECONDS = 10
 
@@ -99,13 +101,12 @@ class Guests:
 
     def _handler(self, mrconfigid: bytes) -> type[BaseHTTPRequestHandler]:
         platform = self._platform
-        devices = self._gpus.take() if self._gpus is not None else ()
+        driver = SimulatedDriver(self._gpus.take()) if self._gpus is not None else None
 
         class Evidence(Answering):
             def do_GET(self) -> None:
                 parts = urlsplit(self.path)
-                if parts.path == "/simulated/gpus" and devices:
-                    self._gpu_evidence(parse_qs(parts.query))
+                if self._nvml():
                     return
                 if parts.path != "/aa/evidence":
                     self.fail(404, "only /aa/evidence is offered by this Simulated guest")
@@ -124,15 +125,17 @@ class Guests:
                 body = {"quote": base64.b64encode(made).decode(), "cc_eventlog": base64.b64encode(platform.event_log).decode()}
                 self.answer(200, json.dumps(body).encode())
 
-            def _gpu_evidence(self, query: dict[str, list[str]]) -> None:
-                try:
-                    nonce = bytes.fromhex((query.get("nonce") or [""])[0])
-                except ValueError:
-                    nonce = b""
-                if len(nonce) != GPU_NONCE_BYTES:
-                    self.fail(400, f"nonce has {len(nonce)} bytes; a report carries {GPU_NONCE_BYTES}")
-                    return
-                self.answer(200, json.dumps([device.evidence(nonce) for device in devices]).encode())
+            def do_POST(self) -> None:
+                if not self._nvml():
+                    self.fail(404, "nothing is set in this Simulated guest")
+
+            def _nvml(self) -> bool:
+                """Answer the SimulatedNvml; False for any other question, and without GPUs."""
+                if driver is None or not self.path.startswith(nvml.PATH):
+                    return False
+                said = driver.answer(self.command, self.path)
+                self.answer(said.status, said.body, "application/octet-stream", **said.headers)
+                return True
 
         return Evidence
 
@@ -215,6 +218,15 @@ class Control(socketserver.ThreadingUnixStreamServer):
         super().__init__(path, Request)
 
 
+def lay_nvml(state: Path, gpus: GpuPool | None) -> None:
+    """Put the SimulatedNvml where the runtime wrapper takes it from to show it inside each domain; without GPUs, none is there."""
+    place = state / NVML
+    place.unlink(missing_ok=True)
+    if gpus is not None:
+        shutil.copy(nvml.library(), place)
+        place.chmod(0o755)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Serve until SIGTERM; the platform's key is made at the first start and kept in STATE/platform.key."""
     parser = argparse.ArgumentParser(prog="simtd-platform", description="Simulated TDX platform (protects nothing)")
@@ -226,6 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     clock = SystemClock()
     platform = SimulatedPlatform.load_or_create(options.state, clock.now())
     gpus = GpuPool(options.gpus) if options.gpus else None
+    lay_nvml(options.state, gpus)
     guests = Guests(platform, gpus)
     path = options.state / SOCKET
     path.unlink(missing_ok=True)

@@ -8,7 +8,9 @@ before anything runs, and does what a Kata guest does with measured initdata:
 2. a container that the initdata's allow-list does not name with this image and these arguments is refused;
 3. so is one whose mounts cover program files or bring files that the host could have prepared where the worker keeps secrets,
    or whose environment or working directory would load other code than the measured arguments name;
-4. exec is refused.
+4. exec is refused;
+5. where the platform has Simulated GPUs, the guest itself shows the SimulatedNvml to each container that it allows, at the
+   place where NVIDIA's CDI hook mounts its driver library in a real guest.
 
 A refusal goes to the file that `--log` names, in runc's JSON form, which the kubelet shows to people in full.
 
@@ -38,6 +40,8 @@ IMAGE_NAME = "io.kubernetes.cri.image-name"
 POD_UID = "io.kubernetes.cri.sandbox-uid"
 MAX_TOML_BYTES = 256 * 1024
 SOCKET = "platform.sock"
+NVML = "libnvidia-ml.so.1"
+"""In the shared folder: the SimulatedNvml, where there are Simulated GPUs; inside, the name of NVIDIA's driver library."""
 WAIT_SECONDS = 10.0
 KERNEL_PLACES = ("/dev", "/proc", "/sys")
 """Where file systems of the kernel's own may be mounted (proc, sysfs, devpts, …)."""
@@ -52,7 +56,7 @@ EMPTY_DIR = re.compile(r"/pods/([^/]+)/volumes/kubernetes\.io~empty-dir/[^/]+")
 DOWNWARD_API = re.compile(r"/pods/([^/]+)/volumes/kubernetes\.io~downward-api/[^/]+")
 SANDBOX_SHM = re.compile(r"/sandboxes/([^/]+)/shm")
 MOUNT_TABLE = "/proc/self/mountinfo"
-LOADER_VARIABLES = ("LD_", "PYTHON", "GCONV_PATH", "BASH_ENV", "ENV=", "OPENSSL_CONF", "OPENSSL_MODULES")
+LOADER_VARIABLES = ("LD_", "PYTHON", "GCONV_PATH", "BASH_ENV", "ENV=", "OPENSSL_CONF", "OPENSSL_MODULES", "SIMULATED_")
 """Beginnings of environment entries that change which code a program loads; the environment is not measured."""
 HARMLESS_VARIABLES = ("PYTHONDONTWRITEBYTECODE=", "PYTHONUNBUFFERED=", "PYTHON_VERSION=", "PYTHONHASHSEED=")
 VALUED_FLAGS = frozenset({"--root", "--log", "--log-format", "--criu", "--rootless"})
@@ -116,6 +120,7 @@ def _judge(state: str, bundle: str, container_id: str) -> None:
         _start_domain(state, container_id, config, annotations)
     elif kind == "container":
         _check_container(state, config, annotations)
+        _show_gpus(state, bundle, config)
     else:
         raise Denied(f"a bundle of type {kind!r} is neither a sandbox nor a container")
 
@@ -153,6 +158,20 @@ def _check_container(state: str, config: dict[str, Any], annotations: dict[str, 
             _check_surroundings(config, sandbox, annotations.get(POD_UID, ""))
             return
     raise Denied(f"the initdata's policy does not allow container {name!r} with image {image} and arguments {json.dumps(arguments)}")
+
+
+def _show_gpus(state: str, bundle: str, config: dict[str, Any]) -> None:
+    """Add the SimulatedNvml to what the container sees; the host's own mounts were judged before."""
+    library = os.path.join(state, NVML)
+    if not os.path.exists(library):
+        return
+    place = f"/usr/lib/{os.uname().machine}-linux-gnu/{NVML}"
+    options = ["bind", "ro", "nosuid", "nodev"]
+    config["mounts"] = [*(config.get("mounts") or []), {"destination": place, "type": "bind", "source": library, "options": options}]
+    path = os.path.join(bundle, "config.json")
+    with open(path + ".new", "w", encoding="utf-8") as stream:
+        json.dump(config, stream)
+    os.rename(path + ".new", path)
 
 
 def _check_surroundings(config: dict[str, Any], sandbox: str, pod_uid: str) -> None:

@@ -198,3 +198,45 @@ def test_a_domain_in_a_network_namespace_of_its_own() -> None:
                 for stream in (process.stdout, process.stderr):
                     if stream is not None:
                         stream.close()
+
+
+ASK_NVML = """
+import asyncio
+from chrysalis_worker.nvml import NvmlGpus
+async def ask():
+    source = NvmlGpus()
+    print(len(await source.gpus(bytes(32))), await source.ready())
+    await source.set_ready(True)
+asyncio.run(ask())
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED: a network namespace needs root")
+def test_the_simulated_nvml_of_a_domain_asks_the_service_of_that_domain() -> None:
+    """Two domains of one platform: each has GPUs and a ready state of its own, and sees them at the guest's usual place."""
+    with tempfile.TemporaryDirectory() as state:
+        words = ["unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 30"]
+        pods = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(2)]
+        paths = {"PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'worker-image'}:{ROOT}"}
+        words = [sys.executable, "-m", "e2e.simtd.platform", "--state", state, "--listen", "127.0.0.1:0", "--gpus", "2"]
+        hardware = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, **paths})
+        try:
+            assert hardware.stderr is not None
+            assert "Simulated TDX platform" in hardware.stderr.readline()
+            said: list[str] = []
+            for number, pod in enumerate(pods):
+                assert pod.stdout is not None
+                assert pod.stdout.readline() == b"up\n"
+                netns = f"/proc/{pod.pid}/ns/net"
+                runtime.ask(state, {"op": "start", "sandbox": f"s{number}", "netns": netns, "mrconfigid": "09" * 48})
+                enter = ["nsenter", f"--net={netns}", sys.executable, "-c", ASK_NVML]
+                inside = subprocess.run(enter, capture_output=True, text=True, env={**os.environ, **paths, "LD_LIBRARY_PATH": state})
+                said.append(inside.stdout + inside.stderr[-300:])
+            assert said == ["2 False\n", "2 False\n"]
+        finally:
+            for process in (hardware, *pods):
+                process.terminate()
+                process.wait(10)
+                for stream in (process.stdout, process.stderr):
+                    if stream is not None:
+                        stream.close()

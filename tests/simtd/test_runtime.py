@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from e2e.simtd.runtime import ANNOTATION_INITDATA, CONTAINER_NAME, IMAGE_NAME, POD_UID, SANDBOX_ID, SOCKET, TYPE, VALUED_FLAGS
+from e2e.simtd.runtime import ANNOTATION_INITDATA, CONTAINER_NAME, IMAGE_NAME, NVML, POD_UID, SANDBOX_ID, SOCKET, TYPE, VALUED_FLAGS
 
 IMAGE = "chrysalis.local/worker@sha256:" + "a" * 64
 ARGS = ["/opt/cv/bin/python3", "-I", "-m", "chrysalis_worker.agent"]
@@ -230,6 +230,8 @@ HARMLESS = (
         ((("/proc/self", MEMORY),), (), "/", "could replace program files"),
         ((), ("LD_PRELOAD=/tmp/x.so",), "/", "LD_PRELOAD"),
         ((), ("PYTHONPATH=/tmp",), "/", "PYTHONPATH"),
+        ((), ("SIMULATED_NVML_PORT=1",), "/", "SIMULATED_NVML_PORT"),
+        ((("/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.1", "/srv/mine.so"),), (), "/", "could replace program files"),
         ((), ("ENV=/tmp/x",), "/", "ENV"),
         ((), ("ENVIRONMENT=x",), "/", ""),
         # a folder of the host's choice, where `python -m` would look first
@@ -256,3 +258,30 @@ def test_the_host_adds_data_but_no_code_and_no_keys(
     code, said, _ = guest.run("create", "--bundle", guest.bundle(annotations, mounts=mounts, env=env, cwd=cwd), "c1")
     assert (code == 0) == (words == "")
     assert words in said
+
+
+@pytest.mark.parametrize("gpus", [True, False])
+def test_the_guest_itself_shows_the_simulated_nvml(guest: Guest, gpus: bool) -> None:
+    """As NVIDIA's CDI hook does in a real guest: not by the host's specification, which may add nothing there."""
+    if gpus:
+        (guest.folder / NVML).touch()
+    guest.start_domain(toml())
+    before = json.loads((guest.folder / "bundle/config.json").read_text())
+    bundle = guest.bundle(container(**{POD_UID: "u" * 8}), mounts=(("/run/model", MEMORY),))
+    assert guest.run("create", "--bundle", bundle, "c1")[0] == 0
+    config = json.loads((guest.folder / "bundle/config.json").read_text())
+    added = {
+        "destination": f"/usr/lib/{os.uname().machine}-linux-gnu/libnvidia-ml.so.1",
+        "type": "bind",
+        "source": str(guest.folder / NVML),
+        "options": ["bind", "ro", "nosuid", "nodev"],
+    }
+    assert config["mounts"][1:] == ([added] if gpus else [])
+    assert before["mounts"] == []  # the sandbox itself runs no worker
+
+
+def test_what_is_refused_is_shown_nothing(guest: Guest) -> None:
+    (guest.folder / NVML).touch()
+    guest.start_domain(toml())
+    assert guest.run("create", "--bundle", guest.bundle(container(), [*ARGS, "--debug"]), "c1")[0] == 1
+    assert json.loads((guest.folder / "bundle/config.json").read_text())["mounts"] == []

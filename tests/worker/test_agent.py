@@ -24,9 +24,10 @@ from chrysalis.wire.attested import open_connection
 from chrysalis.wire.broker import NamedReason, Problem
 from chrysalis.wire.reasons import Refused
 from chrysalis_worker.agent import Agent, Listen, Timing
+from chrysalis_worker.evidence import Gpus, NoGpus
 from chrysalis_worker.reasons import WorkerError, WorkerReason
 
-FAST = Timing(retry_first=0.02, retry_most=0.05, canary_interval=0.05, triton_start=2, poll=0.01, drain=2, last_pull=1)
+FAST = Timing(retry_first=0.02, retry_most=0.05, canary_interval=0.05, triton_start=2, poll=0.01, gpu_check=0.05, drain=2, last_pull=1)
 
 
 class Books:
@@ -135,7 +136,13 @@ class Running:
 def go(make_world: Any, package: Any) -> Iterator[Callable[..., None]]:
     short = Path(tempfile.mkdtemp(prefix="ag"))  # the path of a unix socket is limited
 
-    def run(scenario: Callable[[Running], Any], *, set_name: str = "none", prepare: Callable[[Any], None] = lambda w: None) -> None:
+    def run(
+        scenario: Callable[[Running], Any],
+        *,
+        set_name: str = "none",
+        prepare: Callable[[Any], None] = lambda w: None,
+        gpus: Callable[[], Gpus] = NoGpus,
+    ) -> None:
         async def inside() -> None:
             spec, secret = package
             world = make_world(set_name, package=spec, secret=secret)
@@ -148,6 +155,7 @@ def go(make_world: Any, package: Any) -> Iterator[Callable[..., None]]:
                 engine=lambda target, model: world.engine,
                 listen=Listen("127.0.0.1", 0, 0, 0),
                 timing=FAST,
+                gpus=gpus(),
             )
             async with Books(short / "supervisor.sock") as books:
                 running = Running(world, agent, books)

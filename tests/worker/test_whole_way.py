@@ -29,11 +29,14 @@ from chrysalis.receipts.objects import ClientList, ListedClient, SettlerToken
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.worker_client import WorkerClient
 from chrysalis_worker.agent import Agent, Listen
-from chrysalis_worker.evidence import RawEvidence
+from chrysalis_worker.evidence import Gpus, NoGpus, RawEvidence
+from chrysalis_worker.nvml import NvmlGpus
 from chrysalis_worker.paths import PodPaths
+from e2e.simtd.nvml import SimulatedDriver
 from e2e.simtd.pki import SimulatedPlatform
 from tests.broker import conftest as broker_world
 from tests.worker.conftest import FakeEngine
+from tests.worker.nvml_guest import DEVICES, POOL, loaded
 from tests.worker.test_agent import FAST, Books, package  # noqa: F401 - a fixture
 
 SET = "-239:0:" + "ab" * 32
@@ -89,8 +92,9 @@ class Scene:
     def policy(self, **changes: Any) -> AttestationPolicySpec:
         return AttestationPolicySpec.model_validate(self.broker.policy(self.tenant, **changes))
 
-    def client(self, **options: Any) -> Client:
-        return Client(self.endpoint, policy=self.policy(), model_digest=self.model_digest, **options)
+    def client(self, rules: dict[str, Any] | None = None, **options: Any) -> Client:
+        policy = self.policy() if rules is None else self.policy(gpu=rules)
+        return Client(self.endpoint, policy=policy, model_digest=self.model_digest, **options)
 
     async def list_client(self) -> None:
         """What the settler does for its account."""
@@ -139,7 +143,15 @@ def go(tmp_path: Path, package: Any, platform: SimulatedPlatform, clock: SystemC
         time.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
 
-    def run(scenario: Callable[[Scene], Any], set_name: str = SET, **changes: Any) -> None:
+    def run(
+        scenario: Callable[[Scene], Any],
+        set_name: str = SET,
+        gpus: Callable[[], Gpus] = NoGpus,
+        rules: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> None:
+        if rules is not None:
+            assert world.put_policy(tenant, version=2, gpu=rules).status_code == 201
         reservation = Ed25519PrivateKey.generate()
         model = {"name": "minilm", "package": {"url": url, "digest": sealed, "sizeBytes": size}, "digest": plain, "keyId": "acme"}
         pin = {
@@ -164,6 +176,7 @@ def go(tmp_path: Path, package: Any, platform: SimulatedPlatform, clock: SystemC
                 engine=Engine,
                 listen=Listen("127.0.0.1", 0, 0, 0),
                 timing=FAST,
+                gpus=gpus(),
             )
             scene = Scene(world, tenant, port, agent, Ed25519PrivateKey.generate(), reservation, plain)
             async with Books(short / "supervisor.sock"):
@@ -233,3 +246,31 @@ def test_what_the_policy_does_not_list_never_gets_the_key(go: Any, changes: dict
         assert not list(scene.agent.paths.model.iterdir())
 
     go(scenario, **changes)
+
+
+def test_gpus_that_the_broker_accepts_take_work(go: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    with loaded(monkeypatch, SimulatedDriver(DEVICES)) as guest:
+
+        async def scenario(scene: Scene) -> None:
+            await scene.ready()
+            assert guest.driver.history == [True]
+            await scene.list_client()
+            async with scene.client(rules=POOL.rules(), client_key=scene.client_key) as client:
+                assert len((await client.embeddings(["one"], max_nanoton=100)).vectors) == 1
+
+        go(scenario, gpus=NvmlGpus, rules=POOL.rules())
+
+
+@pytest.mark.parametrize("listed", [0, 1])
+def test_gpus_that_the_broker_refuses_take_none(go: Any, monkeypatch: pytest.MonkeyPatch, listed: int) -> None:
+    """The policy demands two GPUs, and NVML lists fewer."""
+    with loaded(monkeypatch, SimulatedDriver(DEVICES[:listed])) as guest:
+
+        async def scenario(scene: Scene) -> None:
+            await scene.until(lambda: scene.agent.state.problem is not None)
+            await asyncio.sleep(0.2)
+            assert scene.agent.state.problem.as_dict()["reason"] == ("GpuCountMismatch" if listed else "GpuEvidenceMissing")
+            assert "KeyReleased" not in scene.agent.state.phases
+            assert guest.driver.history == []
+
+        go(scenario, gpus=NvmlGpus, rules=POOL.rules())

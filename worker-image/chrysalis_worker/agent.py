@@ -2,8 +2,9 @@
 
 `python -m chrysalis_worker.agent`, without arguments or environment: everything comes from the measured initdata.
 
-    pod information → keys → (evidence → result) beside (package) → key → model → Triton → canary → ready
+    pod information → keys → (evidence → result → GPUs ready) beside (package) → key → model → Triton → canary → ready
     then: renewal at two thirds of the result's life · a canary every few seconds · drain when the pod ends
+    a result that ends without a new one: Triton is stopped and the GPUs take no work, where there are GPUs
 
 Whatever fails is tried again with back-off; the reason stands in the log, in /status and on /readyz.
 """
@@ -26,15 +27,17 @@ from chrysalis.errors import ChrysalisError
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.reasons import Refused
 from chrysalis_worker import keys, logs, package, podinfo
-from chrysalis_worker.evidence import CocoRest, EvidenceSource, GpuEvidenceSource, GuestGpus, NoGpus
+from chrysalis_worker.evidence import CocoRest, EvidenceSource, Gpus, NoGpus
 from chrysalis_worker.gateway import Gateway
 from chrysalis_worker.health import health_app, metrics_app
 from chrysalis_worker.inference import Engine, Triton
 from chrysalis_worker.metering import Meter
 from chrysalis_worker.metrics import Metrics
+from chrysalis_worker.nvml import NvmlGpus
 from chrysalis_worker.offers import OfferBook
 from chrysalis_worker.orders import Orders
 from chrysalis_worker.paths import PodPaths
+from chrysalis_worker.readiness import GpuGate
 from chrysalis_worker.reasons import WorkerError, WorkerReason
 from chrysalis_worker.receiptlog import ReceiptLog
 from chrysalis_worker.server import Serving, Sessions
@@ -57,6 +60,7 @@ class Timing:
     canary_interval: float = 2.0
     triton_start: float = 30.0
     poll: float = 0.05
+    gpu_check: float = 5.0  # between looks at the GPUs' ready state; the end of a result is looked at when it comes
     drain: float = 40.0  # for jobs in flight
     last_pull: float = 8.0  # for the settler to fetch the last receipts; with `drain` less than the supervisor's patience
 
@@ -80,7 +84,7 @@ class Agent:
     source: EvidenceSource
     broker: Callable[[MeasuredIdentity], Broker]
     engine: Callable[[str, str], Engine] = Triton
-    gpus: GpuEvidenceSource = field(default_factory=NoGpus)
+    gpus: Gpus = field(default_factory=NoGpus)
     listen: Listen = Listen()
     timing: Timing = Timing()
     ports: dict[str, int] = field(default_factory=dict)
@@ -94,6 +98,7 @@ class Agent:
         self._ending = asyncio.Event()
         self._suspicion = asyncio.Event()
         self._serving: list[Serving] = []
+        self._gate = GpuGate(self.gpus, self.clock, self.metrics, self.paths.receipts, self._stop_for_gpus)
 
     def end(self) -> None:
         """Drain and end; what SIGTERM does."""
@@ -130,11 +135,14 @@ class Agent:
         await self._listen("gateway", self._gateway(attester, engine))
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._watch_supervisor())
-            attested = tasks.create_task(self._attest_first(attester))
+            attested = tasks.create_task(self._attest_first(attester, tasks))
             await self._retrying("package.failed", lambda: package.fetch(identity.model.package, self.paths.scratch / PACKAGE_FILE))
             self.state.reach(Phase.PACKAGE_FETCHED, bytes=identity.model.package.size_bytes)
             await attested
             tasks.create_task(self._renew(attester))
+            await self._retrying("gpus.failed", self._gate.check_open)
+            if self._gate.present:
+                self.state.reach(Phase.GPUS_READY)
             await self._retrying("model.failed", lambda: self._open_model(attester))
             await self._retrying("triton.failed", lambda: self._start(engine))
             self.state.reach(Phase.SERVING)
@@ -184,7 +192,10 @@ class Agent:
         await server.started()
         self.ports[name] = server.port
 
-    async def _attest_first(self, attester: Attester) -> None:
+    async def _attest_first(self, attester: Attester, tasks: asyncio.TaskGroup) -> None:
+        await self._retrying("gpus.failed", self._gate.settle)  # none takes work before the domain is accepted
+        if self._gate.present:
+            tasks.create_task(self._watch_gpus())
         await self._retrying("attestation.failed", lambda: self._attest(attester))
         self.state.reach(Phase.ATTESTED)
 
@@ -198,6 +209,7 @@ class Agent:
         self.metrics.result_expiry.set(session.result.expires_at.timestamp())
         self._sessions.replace(session)
         self.state.session = session
+        self._gate.accept(session.deadline)
         result = session.result
         logs.event(
             LOG,
@@ -217,6 +229,22 @@ class Agent:
             if session is not None:
                 await asyncio.sleep(max(0.0, session.renew_at - self.clock.monotonic()))
             await self._retrying("renewal.failed", lambda: self._attest(attester))
+
+    async def _watch_gpus(self) -> None:
+        """The GPUs' ready state follows the results: at their end, after each renewal, and where the driver changed it by itself."""
+        while True:
+            left = self._gate.seconds_left
+            await asyncio.sleep(min(self.timing.gpu_check, left) if left > 0 else self.timing.gpu_check)
+            try:  # without back-off: the end of a result is never slept through
+                await self._gate.settle()
+            except WorkerError as error:
+                self.state.trouble("gpus.failed", error)
+
+    async def _stop_for_gpus(self) -> None:
+        """No Triton on GPUs that must not be used."""
+        self.state.canary_passes = False
+        with contextlib.suppress(WorkerError):  # without its supervisor there is no Triton either
+            await self._orders.order("stop")
 
     async def _open_model(self, attester: Attester) -> None:
         """Key, package, model; a key once opened is not asked for again."""
@@ -240,8 +268,9 @@ class Agent:
         self.state.reach(Phase.MODEL_OPENED, models=models)
 
     async def _start(self, engine: Engine) -> None:
-        """Triton up, its model ready, and a canary answered."""
-        await self._orders.order("restart")
+        """Triton up, its model ready, and a canary answered; where there are GPUs, only while they may be used."""
+        async with self._gate.passing():
+            await self._orders.order("restart")
         until = self.clock.monotonic() + self.timing.triton_start
         while True:
             try:
@@ -255,7 +284,7 @@ class Agent:
             await asyncio.sleep(self.timing.poll)
         self.state.reach(Phase.TRITON_READY)
         await engine.canary()
-        self.state.canary_passes = True
+        self.state.canary_passes = self._gate.is_open
         self.state.problem = None
 
     async def _canaries(self, engine: Engine) -> None:
@@ -265,14 +294,16 @@ class Agent:
                 await asyncio.wait_for(self._suspicion.wait(), self.timing.canary_interval)
             self._suspicion.clear()
             try:
-                await engine.canary()
-                continue
+                if self._gate.is_open:
+                    await engine.canary()
+                    continue
             except WorkerError as error:
                 if self.state.draining:
                     return
                 self.state.canary_passes = False
-                self.metrics.canary_failures.inc()
-                self.state.trouble("canary.failed", error)
+                if self._gate.is_open:
+                    self.metrics.canary_failures.inc()
+                    self.state.trouble("canary.failed", error)
             self.metrics.triton_restarts.inc()
             await self._retrying("triton.failed", lambda: self._start(engine))
             logs.event(LOG, "canary.recovered")
@@ -328,7 +359,7 @@ async def serve() -> int:
         paths=PodPaths(),
         clock=clock,
         source=CocoRest(),
-        gpus=GuestGpus(),
+        gpus=NvmlGpus(),
         broker=lambda identity: BrokerClient(identity.broker.url, spki_sha256=identity.broker.spki_sha256),
     )
     loop = asyncio.get_running_loop()

@@ -8,17 +8,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import httpx
-from pydantic import ValidationError
 
-from chrysalis.attestation.gpu import evidence as gpu_evidence
-from chrysalis.attestation.gpu.reasons import GpuError
 from chrysalis.wire.broker import MAX_EVENT_LOG_BYTES, MAX_QUOTE_BYTES
 from chrysalis.wire.gpu import GpuDevice
 from chrysalis_worker.reasons import WorkerError, WorkerReason
 
 REPORT_DATA_BYTES = 64
 COCO_REST = "http://127.0.0.1:8006"
-GPU_PATH = "/simulated/gpus"
 MAX_ANSWER_BYTES = (MAX_QUOTE_BYTES + MAX_EVENT_LOG_BYTES) * 4 // 3 + 4096
 
 
@@ -44,34 +40,27 @@ class GpuEvidenceSource(Protocol):
         """SPDM reports over a nonce of 32 bytes, with certificate chains; raises WorkerError."""
 
 
+class Gpus(GpuEvidenceSource, Protocol):
+    """The domain's GPUs: their evidence, and whether they take work."""
+
+    async def ready(self) -> bool | None:
+        """Whether the GPUs take work; None where there are none.  Raises WorkerError."""
+
+    async def set_ready(self, ready: bool) -> None:
+        """Let them take work, or no longer; raises WorkerError."""
+
+
 class NoGpus:
     """A domain without GPUs."""
 
     async def gpus(self, nonce: bytes) -> list[GpuDevice]:
         return []
 
+    async def ready(self) -> bool | None:
+        return None
 
-class GuestGpus:
-    """The guest's service that answers NVIDIA SDK evidence JSON at GPU_PATH?nonce=hex; 404 where it has no GPUs.
-
-    Only the simulated platform offers it.  A guest with real GPUs gives its evidence through NVIDIA's driver library; a source
-    for that belongs beside this one.
-    """
-
-    def __init__(self, base_url: str = COCO_REST, *, timeout: float = 60.0) -> None:
-        self._url = base_url.rstrip("/") + GPU_PATH
-        self._timeout = timeout
-
-    async def gpus(self, nonce: bytes) -> list[GpuDevice]:
-        status, raw = await _get(self._url, {"nonce": nonce.hex()}, self._timeout)
-        if status == httpx.codes.NOT_FOUND:
-            return []
-        if status != httpx.codes.OK:
-            raise _unavailable(f"HTTP {status} for the GPUs")
-        try:
-            return [GpuDevice.of(device) for device in gpu_evidence.from_json(raw)]
-        except (GpuError, ValidationError) as error:
-            raise _unavailable(f"the GPUs' evidence is not the JSON that is expected: {error}"[:512]) from error
+    async def set_ready(self, ready: bool) -> None:
+        raise ValueError("there are no GPUs")
 
 
 class CocoRest:

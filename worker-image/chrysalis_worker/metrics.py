@@ -31,6 +31,13 @@ class Metrics:
         self.ready = Gauge("chrysalis_worker_ready", "1 while jobs are taken", registry=self.registry)
         self.canary_failures = Counter("chrysalis_worker_canary_failures_total", "Canaries that failed", registry=self.registry)
         self.triton_restarts = Counter("chrysalis_worker_triton_restarts_total", "Restarts of Triton", registry=self.registry)
+        self.gpus_ready = Gauge("chrysalis_worker_gpus_ready", "1 while the driver lets the GPUs take work", registry=self.registry)
+        self.gpu_ready_changes = Counter(
+            "chrysalis_worker_gpu_ready_changes_total",
+            "Changes of the GPUs' ready state, by what it became",
+            ["state"],
+            registry=self.registry,
+        )
 
     def text(self) -> bytes:
         """The exposition format."""

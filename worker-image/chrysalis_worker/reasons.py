@@ -15,6 +15,14 @@ class WorkerReason(StrEnum):
     INITDATA_MISMATCH = "InitdataMismatch"
     EVIDENCE_UNAVAILABLE = "EvidenceUnavailable"
     EVIDENCE_MISMATCH = "EvidenceMismatch"
+    GPU_LIBRARY_FAILED = "GpuLibraryFailed"
+    GPU_LIBRARY_TIMEOUT = "GpuLibraryTimeout"
+    GPU_EVIDENCE_INVALID = "GpuEvidenceInvalid"
+    GPU_CONFIDENTIAL_COMPUTING_OFF = "GpuConfidentialComputingOff"
+    GPU_DEVTOOLS_MODE = "GpuDevtoolsMode"
+    GPU_READY_TOO_EARLY = "GpuReadyTooEarly"
+    GPU_READY_REFUSED = "GpuReadyRefused"
+    GPU_NOT_READY = "GpuNotReady"
     RESULT_INVALID = "ResultInvalid"
     RECEIPT_CERTIFICATE_INVALID = "ReceiptCertificateInvalid"
     PACKAGE_UNREACHABLE = "PackageUnreachable"
@@ -92,6 +100,11 @@ STATUS: dict[WorkerReason, int] = {
     WorkerReason.RECEIPT_STORE_FULL: 503,
     WorkerReason.CLIENT_LIST_MISSING: 503,
     WorkerReason.EVIDENCE_UNAVAILABLE: 503,
+    WorkerReason.GPU_LIBRARY_FAILED: 503,
+    WorkerReason.GPU_LIBRARY_TIMEOUT: 503,
+    WorkerReason.GPU_EVIDENCE_INVALID: 503,
+    WorkerReason.GPU_CONFIDENTIAL_COMPUTING_OFF: 503,
+    WorkerReason.GPU_DEVTOOLS_MODE: 503,
     WorkerReason.INFERENCE_TIMEOUT: 504,
 }
 """The HTTP status of a request that is refused for this reason; 500 for any other."""

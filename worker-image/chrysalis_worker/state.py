@@ -21,10 +21,14 @@ MAX_IN_FLIGHT = 64
 
 
 class Phase(StrEnum):
-    """The way to being ready, in order; two may pass each other, since the package is fetched while evidence is judged."""
+    """The way to being ready, in order; two may pass each other, since the package is fetched while evidence is judged.
+
+    GpusReady is reached only where there are GPUs.
+    """
 
     STARTED = "Started"
     ATTESTED = "Attested"
+    GPUS_READY = "GpusReady"
     PACKAGE_FETCHED = "PackageFetched"
     KEY_RELEASED = "KeyReleased"
     MODEL_OPENED = "ModelOpened"
