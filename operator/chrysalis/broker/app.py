@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 HOUSEKEEPING_SECONDS = 30
 REAPPRAISAL_SECONDS = 0.3
-ROUTES = (owners, workers, readers, simulations, administrators, bundles, references, attestation)
+ROUTES = (workers, owners, readers, simulations, administrators, bundles, references, attestation)
 
 
 def create_app(deps: Deps) -> FastAPI:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, bindparam, insert, select
 
 from chrysalis.broker import audit
 from chrysalis.broker.audit import AuditEvent, AuditRecord
@@ -16,7 +16,18 @@ from chrysalis.broker.tables import audit as audit_table
 
 PAGE = 1000
 _HEAD = Prepared(select(audit_table.c.seq, audit_table.c.hash).order_by(audit_table.c.seq.desc()).limit(1))
-_APPEND = Prepared(insert(audit_table).inline(), ("seq", "at", "event", "document", "previous", "hash"))
+RECORD = (
+    insert(audit_table)
+    .inline()
+    .values({name: bindparam(f"audit_{name}") for name in ("seq", "at", "event", "document", "previous", "hash")})
+)
+"""The statement that appends one record; its parameters are `record`'s."""
+_APPEND = Prepared(RECORD)
+HEAD = (
+    select(audit_table.c.seq).order_by(audit_table.c.seq.desc()).limit(1).scalar_subquery(),
+    select(audit_table.c.hash).order_by(audit_table.c.seq.desc()).limit(1).scalar_subquery(),
+)
+"""Number and hash of the newest record, for a statement that asks for other things as well; both None of an empty log."""
 
 
 class AuditRoom(Room):
@@ -44,18 +55,29 @@ class AuditRoom(Room):
 
 def head(db: Connection) -> tuple[int, str]:
     """Number and hash of the newest record as this transaction sees it."""
-    last = _HEAD.row(db, {})
-    return (int(last[0]), str(last[1])) if last is not None else (0, audit.GENESIS)
+    seq, newest = _HEAD.row(db, {}) or (None, None)
+    return known_head(seq, newest)
+
+
+def known_head(seq: int | None, newest: str | None) -> tuple[int, str]:
+    """What `HEAD` has found, as `head` tells it."""
+    return (0, audit.GENESIS) if seq is None else (int(seq), str(newest))
+
+
+def record(before: tuple[int, str], at: int, kind: AuditEvent, document: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of `RECORD` for the record that follows a head; only in the writing transaction that has seen that head."""
+    seq, previous = before
+    made = audit.link(seq + 1, at, kind.value, document, previous)
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    members = {"seq": seq + 1, "at": at, "event": made.event, "document": text, "previous": previous, "hash": made.hash}
+    return {f"audit_{name}": value for name, value in members.items()}
 
 
 def append(db: Connection, at: int, kind: AuditEvent, *documents: dict[str, Any]) -> None:
     """Append a record for each document; db must be a writing transaction, so that the chain does not fork."""
-    seq, previous = head(db)
-    rows: list[dict[str, Any]] = []
+    before = head(db)
+    rows = []
     for document in documents:
-        seq += 1
-        record = audit.link(seq, at, kind.value, document, previous)
-        text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-        rows.append({"seq": seq, "at": at, "event": record.event, "document": text, "previous": previous, "hash": record.hash})
-        previous = record.hash
+        rows.append(record(before, at, kind, document))
+        before = (before[0] + 1, rows[-1]["audit_hash"])
     _APPEND.each(db, rows)

@@ -13,8 +13,9 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import Connection, Row, String, bindparam, delete, func, insert, select
+from sqlalchemy import Connection, Insert, Row, String, bindparam, delete, func, insert, select, union_all
 
 from chrysalis.broker.prepared import Prepared
 from chrysalis.broker.rooms import Room, insert_new
@@ -25,18 +26,7 @@ log = logging.getLogger(__name__)
 COLLATERAL = "collateral"
 SHARED_MEMBERS = ("eventLog", "initdata")
 """The members of the Evidence that many results have in common."""
-_ADD = Prepared(insert(evidence).inline(), ("result_id", "message", "at", "key_version", "size"))
-_LINK = Prepared(
-    insert(evidence_documents)
-    .inline()
-    .from_select(
-        ["result_id", "name", "digest"],
-        select(bindparam("result_id", type_=String), bindparam("name", type_=String), documents.c.digest).where(
-            documents.c.digest == bindparam("digest")
-        ),
-    )
-)
-"""Links a result to a document that is there; changes nothing where it is not."""
+_ADD = insert(evidence).inline().values({name: bindparam(name) for name in ("result_id", "message", "at", "key_version", "size")})
 _UNLINK = Prepared(delete(evidence_documents).where(evidence_documents.c.result_id == bindparam("result_id")))
 LEVEL = 1  # of zlib: it runs in every attestation, and most of a quote does not get smaller
 MAX_BYTES = 8 * 1024 * 1024
@@ -55,6 +45,24 @@ class NewEvidence:
     collateral: str | None
     at: int
     key_version: int
+
+
+@dataclass(frozen=True)
+class PackedEvidence:
+    """The same as it is stored; documents: name in the Evidence, SHA-256 of the text, compressed text."""
+
+    message: bytes
+    at: int
+    key_version: int
+    documents: tuple[tuple[str, str, bytes], ...]
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The parameters of `storing`, result_id apart."""
+        values: dict[str, Any] = {"message": self.message, "at": self.at, "key_version": self.key_version}
+        for number, (name, digest, _) in enumerate(self.documents):
+            values |= {f"name{number}": name, f"digest{number}": digest}
+        return values | {"size": len(self.message) + sum(len(body) for _, _, body in self.documents)}
 
 
 @dataclass(frozen=True)
@@ -110,24 +118,44 @@ class EvidenceRoom(Room):
         return [stored for row in found if (stored := _readable(row, parts.get(row.result_id, {}))) is not None]
 
 
-def put_evidence(db: Connection, result_id: str, new: NewEvidence) -> int:
-    """Keep what a result was judged from, in the transaction that stores the result; returns its size in bytes."""
+def pack(new: NewEvidence) -> PackedEvidence:
+    """What is stored of it; compression takes a while, so it is done before the transaction begins."""
     members = json.loads(new.message)
     shared = {name: members.pop(name) for name in SHARED_MEMBERS if members.get(name)}
     if new.collateral is not None:
         shared[COLLATERAL] = new.collateral
-    packed = {name: _packed(text) for name, text in shared.items()}
     message = zlib.compress(json.dumps(members, separators=(",", ":")).encode(), LEVEL)
-    size = len(message) + sum(len(body) for _, body in packed.values())
-    row = {"result_id": result_id, "message": message, "at": new.at, "key_version": new.key_version, "size": size}
-    _ADD.run(db, row)
-    links = [{"result_id": result_id, "name": name, "digest": digest} for name, (digest, _) in packed.items()]
-    if _LINK.each(db, links) != len(links):  # the first result with one of these documents
-        _UNLINK.run(db, {"result_id": result_id})
-        for digest, body in packed.values():
-            insert_new(db, documents, {"digest": digest, "body": body})
-        _LINK.each(db, links)
-    return size
+    return PackedEvidence(message, new.at, new.key_version, tuple((name, *_packed(text)) for name, text in shared.items()))
+
+
+@lru_cache
+def storing(links: int) -> tuple[Insert, ...]:
+    """The parts of `Together` that store a result's evidence with so many documents; the last one changes a row for each of
+    them that is there.  Parameters: `PackedEvidence.values` and result_id."""
+    return (_ADD,) if not links else (_ADD, _linking(links))
+
+
+def put_documents(db: Connection, result_id: str, packed: PackedEvidence) -> None:
+    """Store a result's documents and link them, where one of them was not there yet."""
+    _UNLINK.run(db, {"result_id": result_id})
+    for _, digest, body in packed.documents:
+        insert_new(db, documents, {"digest": digest, "body": body})
+    _link(len(packed.documents)).run(db, packed.values | {"result_id": result_id})
+
+
+@lru_cache
+def _link(number: int) -> Prepared:
+    return Prepared(_linking(number))
+
+
+def _linking(number: int) -> Insert:
+    """Link a result to those of its documents that are there."""
+    d = documents.c
+    result_id = bindparam("result_id", type_=String)
+    found = [
+        select(result_id, bindparam(f"name{n}", type_=String), d.digest).where(d.digest == bindparam(f"digest{n}")) for n in range(number)
+    ]
+    return insert(evidence_documents).inline().from_select(["result_id", "name", "digest"], union_all(*found))
 
 
 def trim_evidence(db: Connection) -> None:

@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import ClauseElement, Connection
+from sqlalchemy import ClauseElement, Connection, Delete, Insert, Update, func, literal_column, select
 from sqlalchemy.exc import DBAPIError
+
+POSTGRESQL = "postgresql"
 
 Values = Mapping[str, Any]
 
@@ -51,8 +53,8 @@ class Prepared:
 
     def each(self, db: Connection, values: Sequence[Values]) -> int:
         """Run it for each of these; how many rows they changed together."""
-        if not values:
-            return 0
+        if len(values) < 2:
+            return self.run(db, values[0]) if values else 0
         bound = [self._bound(db, one) for one in values]
         with _cursor(db, bound[0][0]) as cursor:
             cursor.executemany(bound[0][0], [arguments for _, arguments in bound])
@@ -70,6 +72,30 @@ class Prepared:
         if order is None:
             return text, {**fixed, **values}
         return text, [values[name] if name in values else fixed[name] for name in order]
+
+
+class Together:
+    """Changes that belong together: one exchange with PostgreSQL, as parts of one statement; one after the other on SQLite.
+
+    Each part names its parameters by `bindparam`; parameters of one name have one value.  No part may depend on what another
+    one changes: on PostgreSQL all of them see the tables as they were before (its manual, "Data-Modifying Statements in WITH"),
+    foreign keys apart, which are checked when all is done.  Thread-safe.
+    """
+
+    def __init__(self, *parts: Insert | Update | Delete) -> None:
+        """parts: in the order in which SQLite runs them; the last one's table has a primary key."""
+        *others, last = parts
+        told = last.returning(literal_column("1")).cte("last_part")
+        others_first = [part.cte(f"part_{number}") for number, part in enumerate(others)]
+        self._one = Prepared(select(func.count()).select_from(told).add_cte(*others_first))
+        self._each = [Prepared(part) for part in parts]
+
+    def run(self, db: Connection, values: Values) -> int:
+        """Make all of the changes; how many rows the last part changed."""
+        if db.dialect.name == POSTGRESQL:
+            row = self._one.row(db, values)
+            return 0 if row is None else int(row[0])
+        return [part.run(db, values) for part in self._each][-1]
 
 
 @contextmanager

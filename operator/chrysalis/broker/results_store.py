@@ -6,26 +6,27 @@ of a result takes the next number of the change sequence; a result's `seq` is th
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, select, update
 
 from chrysalis.attestation.gpu.reasons import GpuReason
-from chrysalis.broker import audit_store, gpu_store, quota_store, reappraisal_store
+from chrysalis.broker import audit_store, evidence_store, gpu_store, quota_store, reappraisal_store
 from chrysalis.broker.audit import AuditEvent
 from chrysalis.broker.database import Database
-from chrysalis.broker.evidence_store import NewEvidence, put_evidence, trim_evidence
+from chrysalis.broker.evidence_store import NewEvidence, PackedEvidence, trim_evidence
 from chrysalis.broker.gpu_store import Holder
-from chrysalis.broker.prepared import Prepared
+from chrysalis.broker.prepared import Prepared, Together
 from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reappraisal_store import Sweep
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.records_store import VERSIONS
 from chrysalis.broker.rooms import Counter, Room, count, counted, insert_new
-from chrysalis.broker.tables import counters, releases, results, spent_nonces
+from chrysalis.broker.tables import counters, reappraisals, releases, results, spent_nonces
 
 MAX_REFUSED_RESULTS = 10_000
 """Refusals beyond these are forgotten, oldest first: whoever can reach the broker can cause them."""
@@ -34,6 +35,7 @@ RELEASED = "Released"
 _SPENT = Prepared(
     select(spent_nonces.c.nonce).where(spent_nonces.c.nonce == bindparam("nonce"), spent_nonces.c.expires_at > bindparam("now"))
 )
+_SPENT_EVER = select(spent_nonces.c.nonce).where(spent_nonces.c.nonce == bindparam("nonce")).scalar_subquery()
 _ATTEMPT = Prepared(
     select(
         select(spent_nonces.c.nonce)
@@ -43,20 +45,40 @@ _ATTEMPT = Prepared(
     )
 )
 _EXPIRED_NONCES = Prepared(delete(spent_nonces).where(spent_nonces.c.expires_at <= bindparam("now")))
-_CURRENT = Prepared(
+_SHARED, _CHANGES = (
+    select(counters.c.value).where(counters.c.name == counter.value).scalar_subquery() for counter in (Counter.SHARED, Counter.CHANGES)
+)
+_STANDING = Prepared(select(_SPENT_EVER, _CHANGES, *VERSIONS, _SHARED))
+"""What an attestation looks at before it is stored; the writers' lock keeps it so until then."""
+_RELEASABLE = Prepared(
     select(
+        results.c.released_at,
+        results.c.revoked_at,
         *VERSIONS,
-        *(
-            select(counters.c.value).where(counters.c.name == counter.value).scalar_subquery()
-            for counter in (Counter.SHARED, Counter.CHANGES)
-        ),
+        select(func.count()).select_from(reappraisals).scalar_subquery(),
+        select(releases.c.times)
+        .where(*(releases.c[name] == bindparam(name) for name in ("result_id", "key_id", "key_version", "outcome")))
+        .scalar_subquery(),
+        _CHANGES,
+        *audit_store.HEAD,
+    ).where(results.c.result_id == bindparam("result_id"))
+)
+_NUMBERED = update(counters).where(counters.c.name == Counter.CHANGES.value).values(value=bindparam("changed"))
+_RELEASED = (
+    update(results).where(results.c.result_id == bindparam("result_id")).values(released_at=bindparam("now"), changed=bindparam("changed"))
+)
+_ANSWERED = (
+    insert(releases)
+    .inline()
+    .values(
+        **{name: bindparam(name) for name in ("result_id", "key_id", "key_version", "outcome")},
+        first_at=bindparam("now"),
+        last_at=bindparam("now"),
+        times=1,
     )
 )
-NOTHING = (0, 0, 0, 0)
-_RELEASABLE = Prepared(select(results.c.released_at, results.c.revoked_at, *VERSIONS).where(results.c.result_id == bindparam("result_id")))
-_RELEASED = Prepared(
-    update(results).where(results.c.result_id == bindparam("id")).values(released_at=bindparam("at"), changed=bindparam("number"))
-)
+_FIRST_RELEASE = Together(_NUMBERED, _RELEASED, _ANSWERED, audit_store.RECORD)
+_MARK_RELEASED = Together(_NUMBERED, _RELEASED)
 _REVOKED = Prepared(
     update(results)
     .where(results.c.result_id == bindparam("id"), results.c.revoked_at.is_(None))
@@ -90,7 +112,15 @@ class StoredResult:
 
 _MEMBERS = tuple(member.name for member in fields(StoredResult))
 _RESULT = Prepared(select(*(results.c[name] for name in _MEMBERS)).where(results.c.result_id == bindparam("result_id")))
-_ADD = Prepared(insert(results).inline(), ("seq", "changed", *_MEMBERS))
+_SPEND = insert(spent_nonces).inline().values(nonce=bindparam("nonce"), expires_at=bindparam("nonce_expires_at"))
+_ADD = insert(results).inline().values({name: bindparam(name) for name in ("seq", "changed", *_MEMBERS)})
+
+
+@lru_cache
+def _storing(documents: int | None, *, spends: bool) -> Together:
+    """The statements that store a result with its evidence in so many documents (None: without), and its nonce."""
+    of_evidence = () if documents is None else evidence_store.storing(documents)
+    return Together(_NUMBERED, *((_SPEND,) if spends else ()), _ADD, *of_evidence)
 
 
 @dataclass(frozen=True)
@@ -165,10 +195,13 @@ class ResultsRoom(Room):
         return self.database.transact(lambda db: self._spend(db, nonce, expires_at, now))
 
     def _spend(self, db: Connection, nonce: str, expires_at: int, now: int) -> bool:
+        self._forget_nonces(db, now)
+        return insert_new(db, spent_nonces, {"nonce": nonce, "expires_at": expires_at})
+
+    def _forget_nonces(self, db: Connection, now: int) -> None:
         if now != self._nonces_trimmed_at:  # once a second is enough: an expired nonce is refused for its age
             _EXPIRED_NONCES.run(db, {"now": now})
             self._nonces_trimmed_at = now
-        return insert_new(db, spent_nonces, {"nonce": nonce, "expires_at": expires_at})
 
     # Results
 
@@ -186,25 +219,27 @@ class ResultsRoom(Room):
         Raises BrokerError (QuotaExceeded).
         """
 
+        packed = evidence_store.pack(evidence)
+        wanted = ("", "", "") if basis is None else (basis.key_id, basis.owner, basis.policy_name)
+
         def write(db: Connection) -> Kept:
+            self._forget_nonces(db, now)
+            standing = dict(zip(("key_id", "owner", "name"), wanted, strict=True)) | {"nonce": nonce}
+            spent, changes, key, policy, shared = _STANDING.row(db, standing) or (None, None, 0, 0, 0)
             if basis is not None:
-                key, policy, shared, changes = (
-                    _CURRENT.row(db, {"key_id": basis.key_id, "owner": basis.owner, "name": basis.policy_name}) or NOTHING
-                )
                 if (key, policy, shared) != (basis.key_version, basis.policy_version, basis.shared):
                     return Kept.OUTDATED
                 if basis.holder is not None and gpu_store.held_elsewhere(db, basis.gpus, basis.holder, now):
                     return Kept.OUTDATED
                 if basis.allowance is not None:
                     self._check_quota(db, basis.allowance, changes, now)
-            if not self._spend(db, nonce, nonce_expires_at, now):
+            if spent is not None:
                 return Kept.REPLAYED
-            _add(db, result)
+            _add(db, result, changes + 1, packed, {"nonce": nonce, "nonce_expires_at": nonce_expires_at})
             if basis is not None and basis.holder is not None:
                 superseded = gpu_store.claim(db, result.result_id, basis.gpus, basis.holder, now)
                 if superseded:
                     _revoke(db, [_superseded(one, result) for one in superseded], now)
-            put_evidence(db, result.result_id, evidence)
             return Kept.STORED
 
         return self.database.transact(write)
@@ -227,12 +262,8 @@ class ResultsRoom(Room):
     def add_result(self, result: StoredResult, evidence: NewEvidence | None = None) -> None:
         """Store a result by itself; see `keep` for an attestation."""
 
-        def write(db: Connection) -> None:
-            _add(db, result)
-            if evidence is not None:
-                put_evidence(db, result.result_id, evidence)
-
-        self.database.transact(write)
+        packed = None if evidence is None else evidence_store.pack(evidence)
+        self.database.transact(lambda db: _add(db, result, counted(db, Counter.CHANGES) + 1, packed))
 
     def result(self, result_id: str) -> StoredResult | None:
         """One result, or None."""
@@ -321,13 +352,20 @@ class ResultsRoom(Room):
         """
 
         def write(db: Connection) -> bool:
-            row = _RELEASABLE.row(db, {"result_id": result_id, "key_id": key_id, "owner": owner, "name": policy_name})
-            if row is None or row[1] is not None or row[2:] != versions:
+            answer = {"result_id": result_id, "key_id": key_id, "key_version": versions[0], "outcome": RELEASED}
+            row = _RELEASABLE.row(db, answer | {"owner": owner, "name": policy_name})
+            if row is None or row[1] is not None or row[2:4] != versions:
                 return False
-            if not reappraisal_store.awaited(db, result_id).keys() <= set(judged):
+            sweeps, times, changes, *newest = row[4:]
+            if sweeps and not reappraisal_store.awaited(db, result_id).keys() <= set(judged):
                 return False
+            mark = {"now": now, "changed": changes + 1}
+            if row[0] is None and times is None:
+                record = audit_store.record(audit_store.known_head(*newest), now, AuditEvent.KEY_RELEASED, document)
+                _FIRST_RELEASE.run(db, answer | mark | record)
+                return True
             if row[0] is None:
-                _RELEASED.run(db, {"id": result_id, "at": now, "number": count(db, Counter.CHANGES)})
+                _MARK_RELEASED.run(db, answer | mark)
             if _count_release(db, result_id, key_id, versions[0], RELEASED, now):
                 audit_store.append(db, now, AuditEvent.KEY_RELEASED, document)
             return True
@@ -399,8 +437,10 @@ def _filters(
     return [column == value for column, value in wanted if value] + [column.in_(values) for column, values in among if values is not None]
 
 
-def _add(db: Connection, result: StoredResult) -> None:
-    """Insert a result under the next number.
+def _add(
+    db: Connection, result: StoredResult, number: int, packed: PackedEvidence | None, nonce: Mapping[str, str | int] | None = None
+) -> None:
+    """Insert a result under the next number, with its evidence and the nonce that it spends.
 
     Of the refusals that claim one pod, the newest MAX_REFUSED_OF_A_POD are kept: a pod that tries again and again, or a
     stranger in its name, does not fill the table or hide the others.
@@ -412,8 +452,11 @@ def _add(db: Connection, result: StoredResult) -> None:
         last = db.execute(newest).scalar_one_or_none()
         if last is not None:
             db.execute(delete(results).where(*of_pod, c.seq <= last))
-    number = count(db, Counter.CHANGES)
-    _ADD.run(db, vars(result) | {"seq": number, "changed": number})
+    documents = None if packed is None else len(packed.documents)
+    values = vars(result) | {"seq": number, "changed": number} | dict(nonce or {})
+    linked = _storing(documents, spends=nonce is not None).run(db, values if packed is None else values | packed.values)
+    if packed is not None and documents and linked != documents:  # the first result with one of these documents
+        evidence_store.put_documents(db, result.result_id, packed)
 
 
 def _count_release(db: Connection, result_id: str, key_id: str, key_version: int, outcome: str, now: int) -> bool:
