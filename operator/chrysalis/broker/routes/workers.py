@@ -9,6 +9,8 @@ from __future__ import annotations
 from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
+from starlette.routing import Match, Route
+from starlette.types import Scope
 
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.messages import MAX_EVIDENCE_BODY, MAX_SMALL_BODY, answer, body, label, parse
@@ -49,4 +51,12 @@ def register(app: FastAPI, deps: Deps) -> None:
         return answer(await run_in_threadpool(deps.results.release, label(request.path_params["key_id"]), message))
 
     for path, endpoint in (("/v1/challenge", challenge), ("/v1/attest", attest), ("/v1/keys/{key_id}:release", release)):
-        app.add_route(path, endpoint, methods=["POST"])
+        app.router.routes.append(_Route(path, endpoint, methods=["POST"]))
+
+
+class _Route(Route):
+    """A route that names itself in the scope, as FastAPI's do: the edge counts requests by it."""
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, found = super().matches(scope)
+        return match, found if match is Match.NONE else {**found, "route": self}
