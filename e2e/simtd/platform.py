@@ -258,6 +258,7 @@ def main(argv: list[str] | None = None) -> int:
     pccs.shutdown()
     guests.stop_all()
     path.unlink(missing_ok=True)
+    lay_nvml(options.state, None)
     return 0
 
 
