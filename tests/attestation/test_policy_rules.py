@@ -282,9 +282,40 @@ def test_an_exact_mrconfigid(judge: Appraise, reasons: Reasons, policy_document:
     exact = {key: value for key, value in policy_document["tdx"]["measurements"][0].items() if key != "initdata"}
     right = changed(policy_document, "tdx.measurements", [{**exact, "mrconfigid": mrconfigid(initdata).hex()}])
     assert judge(document=right).accepted
-    assert judge(document=right, initdata=None).accepted
+    assert judge(document=right).isolation == "PodTD"
     wrong = changed(policy_document, "tdx.measurements", [{**exact, "mrconfigid": OTHER48}])
     assert reasons(judge(document=wrong)) == ["MeasurementNotAllowed"]
+
+
+@pytest.mark.parametrize(
+    ("allowed", "given", "outcome", "isolation"),
+    [
+        (["PodTD"], True, [], "PodTD"),
+        (["PodTD"], False, ["IsolationNotChecked"], "NotChecked"),
+        (["NodeTD"], True, ["IsolationNotAllowed"], "PodTD"),
+        (["NodeTD"], False, ["IsolationNotChecked"], "NotChecked"),
+        ([], False, ["IsolationNotChecked"], "NotChecked"),
+        (["PodTD", "NodeTD"], True, [], "PodTD"),
+        (["PodTD", "NodeTD"], False, [], "NotChecked"),
+    ],
+)
+def test_without_initdata_no_profile_is_known(
+    judge: Appraise,
+    reasons: Reasons,
+    policy_document: dict[str, Any],
+    initdata: bytes,
+    allowed: list[str],
+    given: bool,
+    outcome: list[str],
+    isolation: str,
+) -> None:
+    """A tuple with an exact MRCONFIGID needs no initdata; a policy that does not list every profile does, and says so."""
+    exact = {key: value for key, value in policy_document["tdx"]["measurements"][0].items() if key != "initdata"}
+    document = changed(policy_document, "tdx.measurements", [{**exact, "mrconfigid": mrconfigid(initdata).hex()}])
+    document = changed(document, "isolation", allowed)
+    verdict = judge(document=document, **({} if given else {"initdata": None}))
+    assert (reasons(verdict), verdict.isolation) == (outcome, isolation)
+    assert all(reason.remedy for reason in verdict.reasons)
 
 
 @pytest.mark.parametrize(

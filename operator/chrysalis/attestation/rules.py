@@ -220,10 +220,13 @@ def _is_wallet(listed: str, measured: str) -> bool:
 
 
 def isolation(allowed: Sequence[Isolation], config: Configuration | None) -> list[Reason]:
-    """The measured isolation profile, where there is initdata that says it."""
-    if config is None or config.identity.isolation in allowed:
+    """The isolation profile that the initdata says; without initdata only a policy that lists all of them needs none."""
+    if set(allowed) >= set(Isolation) or (config is not None and config.identity.isolation in allowed):
         return []
     listed = ", ".join(allowed) or "none"
+    if config is None:
+        message = f"without initdata nothing says in which isolation profile the worker runs; the policy lists {listed}"
+        return [Reason.of(_R.ISOLATION_NOT_CHECKED, message)]
     return [Reason.of(_R.ISOLATION_NOT_ALLOWED, f"the worker runs in profile {config.identity.isolation}; the policy lists {listed}")]
 
 

@@ -12,6 +12,8 @@ from chrysalis.api.base import Model
 from chrysalis.attestation.quote import Quote
 from chrysalis.attestation.reasons import REMEDIES, AttestationError, AttestationReason
 
+NOT_CHECKED = "NotChecked"
+
 
 class EvidenceClass(StrEnum):
     """Hardware only under Intel's own root; whatever another root signed is simulated."""
@@ -72,6 +74,7 @@ class Verdict(Model):
     limited_by: str | None = None  # which of the times below expiry comes first, e.g. "pckCrl.nextUpdate"
     measurements: dict[str, str] = {}
     measurement_name: str | None = None  # of the policy's tuple that matched
+    isolation: str = NOT_CHECKED  # the measured profile of the worker; NotChecked where no initdata, or no policy, was given
     claims: VerifiedClaims | None = None  # null where the quote is not genuine
 
     @property

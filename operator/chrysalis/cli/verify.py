@@ -134,6 +134,7 @@ def _lines(verdict: Verdict, at: datetime) -> list[str]:
         ("FMSPC", verdict.fmspc),
         *_platform(verdict),
         ("allowed as", verdict.measurement_name),
+        ("isolation", verdict.isolation if verdict.scope == "Policy" else None),
         ("expires", f"{rfc3339(verdict.expires_at)}, limited by {verdict.limited_by}" if verdict.expires_at else None),
         *verdict.measurements.items(),
     ]
