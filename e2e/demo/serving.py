@@ -75,8 +75,7 @@ def verifying_client(world: World, console: Console) -> str:
     until("the settler has told the gateways who may order", lambda: _served(world, endpoint(pods[0])), 60)
     with client(world, endpoint(pods[0])) as first:
         verified = first.connect()
-        found = verified.verdict
-        console.say(f"verified before the first byte: {found.evidence_class} evidence, TCB {found.tcb_status}, {verified.mode}")
+        console.say(f"verified before the first byte: {verified.evidence_class} evidence, TCB {verified.tcb_status}, {verified.mode}")
         job = first.embeddings(list(SENTENCES), max_nanoton=MAX_NANOTON)
     near, far = _dot(job.vectors[0], job.vectors[1]), _dot(job.vectors[0], job.vectors[2])
     console.say(f"similarity cat/kitten {near:.3f}, cat/revenue {far:.3f}")

@@ -33,12 +33,15 @@ from chrysalis.clock import SystemClock, unix
 from chrysalis.receipts import chain, jws, pricing, salted, worker_id
 from chrysalis.receipts.objects import Offer, PriceList, Receipt, ReceiptKeyCertificate, Status, Use
 from chrysalis.wire.broker import AttestationDocument, ClaimedIdentity, Evidence, Keys
+from chrysalis.wire.ear import Appraisal, Confirmation, Ear, EarResult, VerifierId
 from chrysalis.wire.pinning import spki_sha256
 from chrysalis.wire.worker import HEADER_RECEIPT, HEADER_SALT, HEADER_TICKET, ReceiptPage
 from e2e.simtd.pki import SimulatedPlatform
 
 SET = "-3:0:" + "c0" * 32
 WALLET = "0:" + "aa" * 32
+BROKERS_NONCE = b"b" * 32
+RESULT_ID = "0193f000-0000-7000-8000-000000000001"
 Bend = Callable[[Any], Any]
 
 
@@ -53,12 +56,17 @@ class Worker:
     platform: SimulatedPlatform
     folder: Path
     set_name: str = SET
+    isolation: str = "PodTD"
     bends: dict[str, Bend] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+    """The mode of each document that was asked for."""
+    during: Callable[[], None] | None = None
+    """Called while a job is answered."""
 
     def __post_init__(self) -> None:
         self.now = SystemClock().now()
-        self.receipt_key, self.ear, self.reservation = (Ed25519PrivateKey.generate() for _ in range(3))
+        self.receipt_key, self.ear, self.reservation, self.owner = (Ed25519PrivateKey.generate() for _ in range(4))
         self.wrk = worker_id(raw(self.receipt_key))
         self.head = chain.Head.start(self.wrk)
         self.identity = self._identity()
@@ -66,6 +74,7 @@ class Worker:
         self.toml = initdata_form.Initdata.model_validate({"containers": containers, "identity": self.identity.to_json_dict()}).to_toml()
         self.collateral = self.platform.collateral(self.now)
         self.tls_key = ec.generate_private_key(ec.SECP256R1())
+        self.stored_quote = b""
         self.certificate = self.make_certificate()
         self.spki = spki_sha256(self.certificate.public_bytes(serialization.Encoding.DER))
 
@@ -73,7 +82,7 @@ class Worker:
         return MeasuredIdentity.model_validate(
             {
                 "templateVersion": 1,
-                "isolation": "PodTD",
+                "isolation": self.isolation,
                 "imageDigest": "sha256:" + "2" * 64,
                 "model": {
                     "name": "minilm",
@@ -141,26 +150,58 @@ class Worker:
             .not_valid_after(self.now + timedelta(hours=1))
         )
         if extension:
-            claims = self.bind(b"b" * 32, spki or own.finalize())
-            value = ratls.extension(self.quote(claims.report_data), claims.claims_buffer)
+            claims = self.bind(BROKERS_NONCE, spki or own.finalize())
+            self.stored_quote = self.quote(claims.report_data)
+            value = ratls.extension(self.stored_quote, claims.claims_buffer)
             builder = builder.add_extension(x509.UnrecognizedExtension(x509.ObjectIdentifier(ratls.OID), value), critical=False)
         return builder.sign(self.tls_key, hashes.SHA256())
 
     def bent(self, name: str, value: Any) -> Any:
         return self.bends[name](value) if name in self.bends else value
 
-    def document(self, nonce: bytes) -> AttestationDocument:
+    def token(self, keys: Keys) -> Ear:
+        """The broker's result for the stored evidence; it was issued a minute ago."""
         now = unix(self.now)
-        nonce = self.bent("nonce", nonce)
+        result = EarResult.model_validate(
+            {
+                "evidenceClass": "Simulated",
+                "placement": "Development",
+                "isolation": self.isolation,
+                "tcbStatus": "UpToDate",
+                "measurement": "simulated",
+                "limitedBy": "freshness.maxResultAgeSeconds",
+                "policyOwner": raw(self.owner).hex(),
+                "policyName": "minilm",
+                "policyVersion": 1,
+                "keyId": "minilm-key",
+                "modelDigest": self.identity.model.digest,
+            }
+        )
+        return Ear(
+            jti=RESULT_ID,
+            iat=now - 60,
+            exp=now + 3540,
+            nonce=BROKERS_NONCE.hex(),
+            verifier=VerifierId(developer="test", build="test"),
+            submods={"tdx": Appraisal(status="contraindicated", vector={"hardware": 97}, policy_ids=["policy:x"])},
+            cnf=Confirmation(spki_sha256=keys.tls_spki_sha256),
+            keys=keys,
+            result=result,
+        )
+
+    def document(self, nonce: bytes | None) -> AttestationDocument:
+        now, stored = unix(self.now), nonce is None
+        nonce = self.bent("nonce", BROKERS_NONCE if nonce is None else nonce)
         bound = self.bind(nonce, self.bent("spki", self.spki))
+        keys = Keys(tls_spki_sha256=self.bent("spki", self.spki).hex(), hpke="00" * 32, receipt=raw(self.receipt_key).hex())
         certificate = ReceiptKeyCertificate(
             receipt_key=raw(self.receipt_key).hex(),
             set=self.set_name,
             wallet=WALLET,
             reservation_keys=[raw(self.reservation).hex()],
-            result_id="r",
-            nbf=now,
-            exp=now + 3600,
+            result_id=RESULT_ID,
+            nbf=now - 60,
+            exp=now + 3540,
         )
         offer = Offer(
             set=self.set_name,
@@ -176,17 +217,17 @@ class Worker:
         self.offer = self.bent("offer", offer).sign(self.bends.get("offer_key", lambda k: k)(self.receipt_key))
         evidence = Evidence(
             nonce=nonce.hex(),
-            quote=base64.b64encode(self.bent("quote", self.quote(bound.report_data))).decode(),
+            quote=base64.b64encode(self.bent("quote", self.stored_quote if stored else self.quote(bound.report_data))).decode(),
             event_log=base64.b64encode(self.platform.event_log).decode(),
             initdata=base64.b64encode(self.toml).decode(),
-            keys=Keys(tls_spki_sha256=self.bent("spki", self.spki).hex(), hpke="00" * 32, receipt=raw(self.receipt_key).hex()),
+            keys=keys,
         )
         document = AttestationDocument(
-            mode="fresh-quote",
+            mode="stored" if stored else "fresh-quote",
             evidence=evidence,
             claims_buffer=base64.b64encode(bound.claims_buffer).decode(),
             collateral=self.bent("collateral", self.collateral),
-            ear="",
+            ear=self.bent("token", self.token(keys)).sign(self.bends.get("result_key", lambda k: k)(self.ear)),
             receipt_certificate=self.bent("certificate", certificate).sign(self.bends.get("ear_key", lambda k: k)(self.ear)),
             offer=self.offer,
         )
@@ -194,12 +235,16 @@ class Worker:
         return result
 
     async def attestation(self, request: Request) -> Response:
-        document = self.document(bytes.fromhex(request.query_params["nonce"]))
+        nonce = request.query_params.get("nonce")
+        document = self.document(None if nonce is None else bytes.fromhex(nonce))
+        self.shown.append(document.mode)
         return Response(document.model_dump_json(by_alias=True), media_type="application/json")
 
     async def embeddings(self, request: Request) -> Response:
         body = await request.body()
         self.requests.append(body.decode())
+        if self.during is not None:
+            await asyncio.to_thread(self.during)
         salt = jws.from_b64u(request.headers[HEADER_SALT])
         texts = json.loads(body)["input"]
         rows = [{"index": i, "embedding": [float(len(t)), 1.0], "object": "embedding"} for i, t in enumerate(texts)]

@@ -16,14 +16,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from chrysalis.api.policy import SignedPolicy
 from chrysalis.attestation.freshness import FreshnessMode
 from chrysalis.cli.main import main
-from chrysalis.client.bundles import of_client
-from chrysalis.client.reasons import ClientError, ClientReason
+from chrysalis.client.ear_mode import PolicyPin
 from chrysalis.client.session import Client
-from chrysalis.client.verification import VerifiedWorker
+from chrysalis.client.verified import VerifiedWorker
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_POLICY
-from chrysalis.wire.bundle import BundleFile, to_bytes
+from chrysalis.wire.bundle import BundleFile, canonical, to_bytes
 from chrysalis.wire.bundle_judgement import Expectations, Signature, judge
+from chrysalis.wire.reasons import WireError
 
 
 async def verified(served: Any) -> VerifiedWorker:
@@ -57,11 +57,77 @@ def test_the_owners_envelope_is_kept(worker: VerifiedWorker) -> None:
     assert (judgement.accepted, judgement.policy_signature) == (True, Signature.PINNED)
 
 
-def test_evidence_of_another_nonce_is_not_kept(worker: VerifiedWorker) -> None:
-    stored = worker.document.model_copy(update={"mode": "stored"})
-    with pytest.raises(ClientError) as refused:
-        of_client(stored, verdict=worker.verdict, policy=worker.policy, envelope=None, judged_at=worker.judged_at, made_at=worker.judged_at)
-    assert refused.value.reason == ClientReason.EVIDENCE_STALE
+def kept(served: Any, mode: str) -> BundleFile:
+    """What a client keeps that verified in this mode."""
+    pin = PolicyPin(served.worker.owner.public_key().public_bytes_raw(), "minilm")
+    options = {"policy_pin": pin, "ear_key": served.worker.ear.public_key().public_bytes_raw()} if mode == "ear" else {}
+
+    async def verify() -> VerifiedWorker:
+        async with Client(
+            served.endpoint, policy=served.worker.policy(), model_digest="sha256:" + "1" * 64, mode=FreshnessMode(mode), **options
+        ) as client:
+            return await client.connect()
+
+    found = asyncio.run(verify())
+    return BundleFile.read(to_bytes(found.bundle(found.judged_at)))
+
+
+@pytest.mark.parametrize(
+    ("mode", "freshness", "judged_by"),
+    [("fresh-quote", "OwnNonce", "Client"), ("ear", "BrokerNonce", "Broker"), ("offline", "NotChecked", "Client")],
+)
+def test_it_says_how_the_client_had_verified(serve: Callable[..., Any], mode: str, freshness: str, judged_by: str) -> None:
+    served = serve()
+    file = kept(served, mode)
+    said = {
+        "mode": mode,
+        "freshness": freshness,
+        "revocation": "NotChecked",
+        "evidenceClass": "Simulated",
+        "isolation": "PodTD",
+        "judgedBy": judged_by,
+    }
+    assert file.bundle.verification.to_json_dict() == said
+    judgement = judge(file)
+    assert judgement.accepted, judgement.to_json()
+    assert judgement.to_json()["recordedVerification"] == said
+    pinned = judge(file, Expectations(ear_key=served.worker.ear.public_key().public_bytes_raw()))
+    assert (pinned.accepted, pinned.mode) == (True, FreshnessMode.EAR)  # by the reader's own pin, whatever the client had
+
+
+@pytest.mark.parametrize(
+    ("mode", "change", "member"),
+    [
+        ("ear", {"freshness": "OwnNonce"}, "verification.freshness"),
+        ("ear", {"judgedBy": "Client"}, "verification.judgedBy"),
+        ("ear", {"evidenceClass": "Hardware"}, "verification.evidenceClass"),
+        ("ear", {"isolation": "NodeTD"}, "verification.isolation"),
+        ("offline", {"revocation": "NotRevoked"}, "verification.revocation"),
+        ("fresh-quote", {"mode": "ear", "freshness": "BrokerNonce", "judgedBy": "Broker"}, "verification.nonce"),
+    ],
+)
+def test_a_record_that_contradicts_itself_or_the_evidence_is_noticed(
+    serve: Callable[..., Any], mode: str, change: dict[str, str], member: str
+) -> None:
+    document = kept(serve(), mode).bundle.to_json_dict()
+    assert judge(BundleFile.read(canonical(document))).accepted  # the twin
+    document["verification"] |= change
+    judgement = judge(BundleFile.read(canonical(document)))
+    assert [difference.member for difference in judgement.differences] == [member]
+    assert [reason.reason for reason in judgement.reasons] == ["BundleDisagrees"]
+
+
+def test_mode_ear_needs_a_result_beside_it(serve: Callable[..., Any]) -> None:
+    document = kept(serve(), "ear").bundle.to_json_dict()
+    document["result"]["ear"] = ""
+    assert [difference.member for difference in judge(BundleFile.read(canonical(document))).differences] == ["verification.mode"]
+
+
+def test_only_a_client_says_how_it_verified(serve: Callable[..., Any]) -> None:
+    document = kept(serve(), "offline").bundle.to_json_dict()
+    document["source"] = "Files"
+    with pytest.raises(WireError, match="not an evidence bundle"):
+        BundleFile.read(canonical(document))
 
 
 def test_infer_saves_one(serve: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

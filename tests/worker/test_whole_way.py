@@ -48,8 +48,10 @@ class Guest:
 
     platform: SimulatedPlatform
     mrconfigid: bytes
+    quotes: int = 0
 
     async def evidence(self, report_data: bytes) -> RawEvidence:
+        self.quotes += 1
         return RawEvidence(self.platform.quote(report_data, mrconfigid=self.mrconfigid), self.platform.event_log)
 
 
@@ -79,8 +81,8 @@ class Scene:
     def endpoint(self) -> str:
         return f"https://127.0.0.1:{self.agent.ports['gateway']}"
 
-    async def until(self, what: Callable[[], bool]) -> None:
-        async with asyncio.timeout(8):
+    async def until(self, what: Callable[[], bool], seconds: float = 8) -> None:
+        async with asyncio.timeout(seconds):
             while not what():
                 assert self.task is not None
                 assert not self.task.done()
@@ -147,11 +149,12 @@ def go(tmp_path: Path, package: Any, platform: SimulatedPlatform, clock: SystemC
         scenario: Callable[[Scene], Any],
         set_name: str = SET,
         gpus: Callable[[], Gpus] = NoGpus,
-        rules: dict[str, Any] | None = None,
+        policy: dict[str, Any] | None = None,
         **changes: Any,
     ) -> None:
-        if rules is not None:
-            assert world.put_policy(tenant, version=2, gpu=rules).status_code == 201
+        """Play a scenario; policy: members that the owner's policy has instead; changes are of the worker's measured identity."""
+        if policy is not None:
+            assert world.put_policy(tenant, version=2, **policy).status_code == 201
         reservation = Ed25519PrivateKey.generate()
         model = {"name": "minilm", "package": {"url": url, "digest": sealed, "sizeBytes": size}, "digest": plain, "keyId": "acme"}
         pin = {
@@ -258,7 +261,7 @@ def test_gpus_that_the_broker_accepts_take_work(go: Any, monkeypatch: pytest.Mon
             async with scene.client(rules=POOL.rules(), client_key=scene.client_key) as client:
                 assert len((await client.embeddings(["one"], max_nanoton=100)).vectors) == 1
 
-        go(scenario, gpus=NvmlGpus, rules=POOL.rules())
+        go(scenario, gpus=NvmlGpus, policy={"gpu": POOL.rules()})
 
 
 @pytest.mark.parametrize("listed", [0, 1])
@@ -273,4 +276,4 @@ def test_gpus_that_the_broker_refuses_take_none(go: Any, monkeypatch: pytest.Mon
             assert "KeyReleased" not in scene.agent.state.phases
             assert guest.driver.history == []
 
-        go(scenario, gpus=NvmlGpus, rules=POOL.rules())
+        go(scenario, gpus=NvmlGpus, policy={"gpu": POOL.rules()})

@@ -21,8 +21,17 @@ class Freshness(StrEnum):
     NOT_CHECKED = "NotChecked"
 
 
+FRESHNESS = {
+    FreshnessMode.FRESH_QUOTE: Freshness.OWN_NONCE,
+    FreshnessMode.EAR: Freshness.BROKER_NONCE,
+    FreshnessMode.OFFLINE: Freshness.NOT_CHECKED,
+}
+"""What each mode can say of freshness."""
+
+
 class Revocation(StrEnum):
     """What is known of a later revocation of the result (revoked certificates are the collateral's matter)."""
 
     NOT_CHECKED = "NotChecked"
+    NOT_REVOKED = "NotRevoked"  # the broker said so when it was asked; nobody knows what it would say a moment later
     REVOKED = "Revoked"

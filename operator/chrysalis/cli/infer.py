@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from chrysalis.amounts import AmountError, ton
 from chrysalis.amounts import parse as parse_amount
-from chrysalis.attestation.freshness import Freshness, Revocation
+from chrysalis.api.policy import Envelope
+from chrysalis.attestation.freshness import Freshness, FreshnessMode
 from chrysalis.attestation.policy_envelope import read_envelope
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.cli import onchain
 from chrysalis.cli.bundle import write_bundle
+from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.main import EXIT_NO, EXIT_UNREACHABLE
+from chrysalis.cli.owner_files import owner_key, read_text
+from chrysalis.cli.verify_bundle import read_file
+from chrysalis.client.ear_mode import PolicyPin
 from chrysalis.client.reasons import ClientError
 from chrysalis.client.receipt_file import ReceiptFile
+from chrysalis.client.revocation import RevocationCheck
 from chrysalis.client.session import DEFAULT_MAX_NANOTON, Client, Job
-from chrysalis.client.verification import VerifiedWorker
+from chrysalis.client.verified import VerifiedWorker
 from chrysalis.clock import SystemClock, rfc3339
-from chrysalis.wire.bundle import to_bytes
+from chrysalis.wire import owner_token
+from chrysalis.wire.bundle import MAX_COLLATERAL_CHARACTERS, to_bytes
 from chrysalis.wire.reasons import WireError, WireReason
 
 PREVIEW = 4
@@ -32,10 +41,33 @@ PREVIEW = 4
 @click.argument("texts", nargs=-1, required=True)
 @click.option("--endpoint", required=True, help="https://HOST:PORT of a worker's gateway.")
 @click.option("--policy", type=onchain.READABLE, required=True, help="What evidence to accept: an AttestationPolicy or its bare spec.")
+@click.option(
+    "--mode",
+    type=click.Choice([mode.value for mode in FreshnessMode]),
+    default=FreshnessMode.FRESH_QUOTE.value,
+    show_default=True,
+    help="By what the worker is verified: a quote over a nonce of your own; the result of the broker with --ear-key; or the evidence"
+    " that the worker keeps, of which nobody here knows when it was made.",
+)
+@click.option("--max-ear-age", type=click.IntRange(min=1), metavar="SECONDS", help="Mode ear: how old the result may be. [its own life]")
+@click.option("--policy-owner", type=HEX32, help="Mode ear: whose policy the broker must have judged under, where --policy is not signed.")
+@click.option("--policy-name", help="Mode ear: that policy's name, where --policy is not signed.")
+@click.option("--collateral", type=click.Path(path_type=Path), help="Mode offline: Intel's collateral, instead of what the worker sends.")
 @click.option("--client-key", type=onchain.READABLE, help="Seed of the client's key (32 bytes, raw or hex); signs tickets of paid jobs.")
 @click.option("--receipts", type=click.Path(dir_okay=False, path_type=Path), help="Keep receipts in this file (JSON Lines).")
-@click.option("--ear-key", help="The broker's public key, 64 hex digits: the worker must be measured with it.")
+@click.option("--ear-key", type=HEX32, help="The broker's public key (hex): the worker must be measured with it. Mode ear needs it.")
 @click.option("--model-digest", help="sha256:<hex> of the model; needed where the policy leaves the worker's model open.")
+@click.option(
+    "--check-revocation",
+    type=click.Choice(["if-reachable", "required"]),
+    is_flag=False,
+    flag_value="if-reachable",
+    help="Ask --broker whether it has revoked its result since; `required`: without an answer, stop.",
+)
+@click.option("--broker", "broker", help="With --check-revocation: the broker's https address.")
+@click.option("--pin", "spki", type=PIN, help=PIN_HELP)
+@click.option("--owner-key", "owner", type=click.Path(path_type=Path), help="With --check-revocation: the key of the result's owner.")
+@click.option("--token-file", "token", type=click.Path(path_type=Path), help="With --check-revocation: somebody else's bearer token.")
 @click.option("--max", "maximum", default=str(DEFAULT_MAX_NANOTON), show_default=True, help="What the job may cost at most, nanoton.")
 @click.option("--sni", default="", help="Server name of the worker behind a TLS passthrough.")
 @click.option("--save-bundle", type=click.Path(dir_okay=False, path_type=Path), help="Keep the evidence bundle of this verification here.")
@@ -45,20 +77,26 @@ def command(
     texts: tuple[str, ...],
     endpoint: str,
     policy: Path,
+    mode: str,
+    max_ear_age: int | None,
+    policy_owner: bytes | None,
+    policy_name: str | None,
+    collateral: Path | None,
     client_key: Path | None,
     receipts: Path | None,
-    ear_key: str | None,
+    ear_key: bytes | None,
     model_digest: str | None,
     maximum: str,
     sni: str,
     save_bundle: Path | None,
     verify_only: bool,
     output: str,
+    **asking: Any,
 ) -> int:
     """Verify a worker's evidence under a policy, then have TEXTS embedded by it.
 
-    Nothing is sent before the evidence is accepted.  Exit code 1 when it is refused or the job fails, 3 when the worker cannot be
-    reached.
+    Nothing is sent before the worker is verified, and the answer says in which mode it was.  Exit code 1 when it is refused or the job
+    fails, 3 when the worker cannot be reached.
     """
     if policy.stat().st_size > MAX_POLICY_BYTES:
         raise click.UsageError(f"{policy} is over {MAX_POLICY_BYTES} bytes")
@@ -66,29 +104,76 @@ def command(
     accepted, envelope = read_policy(text), read_envelope(text)
     try:
         limit = parse_amount(maximum)
-        key = bytes.fromhex(ear_key) if ear_key else None
-    except (AmountError, ValueError) as error:
+    except AmountError as error:
         raise click.UsageError(str(error)) from error
-    if key is not None and len(key) != 32:
-        raise click.UsageError("--ear-key must be 64 hex digits")
+    given = {"--max-ear-age": max_ear_age, "--policy-owner": policy_owner, "--policy-name": policy_name}
+    _only_with("--mode ear", mode == FreshnessMode.EAR, given)
+    _only_with("--mode offline", mode == FreshnessMode.OFFLINE, {"--collateral": collateral})
     client = Client(
         endpoint,
         policy=accepted,
         client_key=onchain.read_signer(client_key) if client_key else None,
         receipts=ReceiptFile(receipts) if receipts else None,
-        ear_key=key,
+        ear_key=ear_key,
         model_digest=model_digest,
+        mode=FreshnessMode(mode),
+        policy_pin=_pin(envelope, policy_owner, policy_name, ear_key) if mode == FreshnessMode.EAR else None,
+        max_ear_age_seconds=max_ear_age,
+        collateral=read_file(collateral, MAX_COLLATERAL_CHARACTERS).decode(errors="replace") if collateral else None,
+        revocation=_revocation(FreshnessMode(mode), **asking),
         sni=sni,
     )
     try:
         worker, job = asyncio.run(_ask(client, list(texts), limit, verify_only))
     except (ClientError, WireError) as error:
-        _say(error, output)
+        _say(error, mode, output)
         return EXIT_UNREACHABLE if error.reason == WireReason.SERVICE_UNREACHABLE else EXIT_NO
     if save_bundle is not None:
         write_bundle(save_bundle, to_bytes(worker.bundle(SystemClock().now(), envelope)))
     click.echo(json.dumps(_json(worker, job), indent=1) if output == "json" else _text(worker, job, list(texts)))
     return 0
+
+
+def _only_with(what: str, given: bool, options: Mapping[str, object]) -> None:
+    if not given and (unused := [name for name, value in options.items() if value is not None]):
+        raise click.UsageError(f"{unused[0]} belongs to {what}")
+
+
+def _pin(envelope: Envelope | None, owner: bytes | None, name: str | None, ear_key: bytes | None) -> PolicyPin:
+    """Whose policy it must have been: the signed file says it, else the options do; both must agree."""
+    if ear_key is None:
+        raise click.UsageError("--mode ear needs --ear-key: a result is believed only under a key that you were given")
+    if envelope is not None:
+        pin = PolicyPin.of(envelope)
+        if owner not in (None, pin.owner) or name not in (None, pin.name):
+            raise click.UsageError(f"--policy is signed by {pin.owner.hex()} as {pin.name!r}, not as the options say")
+        return pin
+    if owner is None or name is None:
+        raise click.UsageError("--mode ear needs a signed --policy, or --policy-owner and --policy-name: whose policy was judged under?")
+    return PolicyPin(owner, name)
+
+
+def _revocation(
+    mode: FreshnessMode, check_revocation: str | None, broker: str | None, spki: str | None, owner: Path | None, token: Path | None
+) -> RevocationCheck | None:
+    given = {"--broker": broker, "--pin": spki, "--owner-key": owner, "--token-file": token}
+    _only_with("--check-revocation", check_revocation is not None, given)
+    if check_revocation is None:
+        return None
+    if mode == FreshnessMode.OFFLINE:
+        raise click.UsageError("--mode offline asks no broker; leave --check-revocation out, or verify in another mode")
+    if broker is None or spki is None:
+        raise click.UsageError("--check-revocation needs --broker and --pin")
+    if owner is not None and token is not None:
+        raise click.UsageError("give --owner-key or --token-file, not both")
+    bearer: Callable[[], str] | None = None
+    if owner is not None:
+        key, audience = owner_key(owner), bytes.fromhex(spki)
+        bearer = lambda: owner_token.make(key, SystemClock().now(), audience)  # noqa: E731 - as BrokerClient takes it
+    elif token is not None:
+        shown = read_text(token).strip()
+        bearer = lambda: shown  # noqa: E731
+    return RevocationCheck(url=broker, spki_sha256=spki, token=bearer, required=check_revocation == "required")
 
 
 async def _ask(client: Client, texts: list[str], limit: int, verify_only: bool) -> tuple[VerifiedWorker, Job | None]:
@@ -100,27 +185,30 @@ async def _ask(client: Client, texts: list[str], limit: int, verify_only: bool) 
 def _json(worker: VerifiedWorker, job: Job | None) -> dict[str, object]:
     return {
         "schemaVersion": "chrysalis/v1",
-        "mode": worker.mode.value,
-        "freshness": Freshness.OWN_NONCE.value,
-        "revocation": Revocation.NOT_CHECKED.value,
-        "verdict": worker.verdict.to_json_full(),
+        **worker.facts(),
+        "verdict": worker.verdict.to_json_full() if worker.verdict else None,
+        "result": worker.ear.to_json_dict() if worker.ear else None,
         "wrk": worker.wrk,
         "model": worker.identity.model.name,
-        "isolation": str(worker.identity.isolation),
-        "expiresAt": rfc3339(worker.expires_at),
         "embeddings": job.vectors if job else None,
         "receipt": job.receipt.claims() if job and job.receipt else None,
     }
 
 
 def _text(worker: VerifiedWorker, job: Job | None, texts: list[str]) -> str:
-    verdict = worker.verdict
     rows = [
-        f"verified ({worker.mode}): evidence {verdict.evidence_class}, TCB {verdict.tcb_status}, {worker.identity.isolation}, "
-        f"model {worker.identity.model.name}, until {rfc3339(worker.expires_at)} ({verdict.limited_by})"
+        f"verified ({worker.mode}): evidence {worker.evidence_class}, TCB {worker.tcb_status}, {worker.isolation}, "
+        f"model {worker.identity.model.name}, until {rfc3339(worker.expires_at)} ({worker.limited_by})",
+        f"  freshness: {worker.freshness}, revocation: {worker.revocation}"
+        + (f" ({worker.revocation_detail})" if worker.revocation_detail else ""),
+        f"  judged by: {worker.judged_by}" + (f" in placement {worker.placement}" if worker.placement else ""),
     ]
+    if brokers := worker.checked_by["broker"]:
+        rows.append(f"  checked by: broker: {', '.join(brokers)}")
+    if worker.freshness == Freshness.NOT_CHECKED:
+        rows.append("  note: the evidence is genuine and allowed, but nobody here knows when it was made or whether it was revoked since")
     if job is None:
-        return rows[0]
+        return "\n".join(rows)
     for text, vector in zip(texts, job.vectors, strict=False):
         shown = ", ".join(f"{x:+.4f}" for x in vector[:PREVIEW])
         rows.append(f"[{shown}, …] ({len(vector)})  {text}")
@@ -129,11 +217,11 @@ def _text(worker: VerifiedWorker, job: Job | None, texts: list[str]) -> str:
     return "\n".join(rows)
 
 
-def _say(error: ClientError | WireError, output: str) -> None:
+def _say(error: ClientError | WireError, mode: str, output: str) -> None:
     if output == "json":
-        click.echo(json.dumps(error.as_dict(), indent=1))
+        click.echo(json.dumps(error.as_dict() | {"mode": mode}, indent=1))
         return
-    click.echo(f"{error.reason}: {error.message}", err=True)
+    click.echo(f"{error.reason}: {error.message} (mode {mode})", err=True)
     if error.remedy:
         click.echo(f"  what to do: {error.remedy}", err=True)
     if isinstance(error, ClientError):

@@ -120,6 +120,7 @@ def lines(judgement: Judgement) -> list[str]:
         ("revocation", told["revocation"]),
         ("policy", f"{policy}; signature {judgement.policy_signature}" + (f" by {judgement.owner}" if judgement.owner else "")),
         ("broker", f"{judgement.placement or 'none'}; result's signature {judgement.ear}; bundle's signature {judgement.statement}"),
+        ("as recorded", _recorded(judgement)),
         ("evidence class", verdict.evidence_class.value if verdict.evidence_class else None),
         ("GPUs", f"{len(judgement.gpu.gpus)} judged: {judgement.gpu.verdict}" if judgement.gpu else None),
         ("TCB status", verdict.tcb_status),
@@ -128,6 +129,14 @@ def lines(judgement: Judgement) -> list[str]:
     ]
     width = max(len(name) for name, _ in facts)
     return shown + [f"  {name:<{width}}  {value}" for name, value in facts if value]
+
+
+def _recorded(judgement: Judgement) -> str | None:
+    """How the client that made the bundle says it had verified the worker; nobody signs that."""
+    said = judgement.verification
+    if said is None:
+        return None
+    return f"by a client: {said.mode}, freshness {said.freshness}, revocation {said.revocation}, judged by {said.judged_by}"
 
 
 def cautions(judgement: Judgement) -> list[str]:

@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from chrysalis.client.session import DEFAULT_MAX_NANOTON, Client, Job
-from chrysalis.client.verification import VerifiedWorker
+from chrysalis.client.verified import VerifiedWorker
 
 
 class BlockingClient:

@@ -20,6 +20,16 @@ class ClientReason(StrEnum):
     MODEL_MISMATCH = "ModelMismatch"
     CERTIFICATE_MISMATCH = "CertificateMismatch"
     EAR_KEY_MISMATCH = "EarKeyMismatch"
+    EAR_KEY_NOT_PINNED = "EarKeyNotPinned"
+    EAR_MISSING = "EarMissing"
+    EAR_REFUSED = "EarRefused"
+    EAR_TOO_OLD = "EarTooOld"
+    POLICY_NOT_PINNED = "PolicyNotPinned"
+    POLICY_MISMATCH = "PolicyMismatch"
+    POLICY_TOO_OLD = "PolicyTooOld"
+    EVIDENCE_CLASS_NOT_ALLOWED = "EvidenceClassNotAllowed"
+    RESULT_REVOKED = "ResultRevoked"
+    REVOCATION_NOT_CHECKED = "RevocationNotChecked"
     OFFER_INVALID = "OfferInvalid"
     RESULT_EXPIRED = "ResultExpired"
     TICKET_KEY_MISSING = "TicketKeyMissing"
@@ -51,3 +61,30 @@ class ClientError(ChrysalisError):
     def as_dict(self) -> dict[str, Any]:
         """The four members, and the verdict's reasons."""
         return super().as_dict() | {"reasons": [r.to_json_dict() for r in self.reasons]}
+
+
+def named(error: ChrysalisError) -> NamedReason:
+    """An error as one reason among several."""
+    return NamedReason(reason=str(error.reason), message=error.message, remedy=error.remedy, detail=error.detail)
+
+
+def refused(reasons: Sequence[NamedReason]) -> ClientError:
+    """The error of evidence that an appraisal refused for these reasons."""
+    return _refused(ClientReason.EVIDENCE_REFUSED, "the worker's evidence is refused", reasons)
+
+
+def ear_refused(reasons: Sequence[NamedReason]) -> ClientError:
+    """The error of a broker's result that the client's own policy does not allow."""
+    return _refused(ClientReason.EAR_REFUSED, "the broker's result is not what the policy allows", reasons)
+
+
+def _refused(reason: ClientReason, what: str, reasons: Sequence[NamedReason]) -> ClientError:
+    words = ", ".join(r.reason for r in reasons) or "no reason given"
+    first = reasons[0] if reasons else None
+    return ClientError(
+        reason,
+        f"{what}: {words}" + (f" ({first.message})" if first else ""),
+        first.remedy if first else "",
+        first.detail if first else "",
+        reasons=reasons,
+    )

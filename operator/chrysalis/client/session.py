@@ -1,7 +1,9 @@
 """A verified connection to one worker: tickets out, answers and receipts in.
 
-`connect` verifies before anything is sent that could matter (its one request before that asks for the evidence).  Each job
-gets a fresh salt and nonce; its receipt is checked and kept before the answer is returned.
+`connect` verifies before anything is sent that could matter (its one request before that asks for the evidence), in one of three
+modes: `fresh-quote`, `ear`, `offline` (chrysalis.attestation.freshness).  A verification holds for every connection of its pool until
+it ends; from then on nothing leaves before the worker is verified again, over a new connection.  Each job gets a fresh salt and nonce;
+its receipt is checked and kept before the answer is returned.
 """
 
 from __future__ import annotations
@@ -17,9 +19,14 @@ import httpx
 
 from chrysalis.amounts import LIMIT
 from chrysalis.api.policy import AttestationPolicySpec
+from chrysalis.attestation.freshness import FreshnessMode
+from chrysalis.client.ear_mode import PolicyPin, verify_by_ear
 from chrysalis.client.reasons import ClientError, ClientReason
 from chrysalis.client.receipt_file import ReceiptFile
-from chrysalis.client.verification import VerifiedWorker, verify_worker
+from chrysalis.client.revocation import RevocationCheck, standing
+from chrysalis.client.validity import Validity
+from chrysalis.client.verification import verify_offline, verify_worker
+from chrysalis.client.verified import VerifiedWorker
 from chrysalis.clock import Clock, SystemClock, unix
 from chrysalis.receipts import jws, pricing, salted
 from chrysalis.receipts.objects import Receipt, Ticket
@@ -52,12 +59,41 @@ class Job:
         return [[float(x) for x in row["embedding"]] for row in rows]
 
 
+class _Link:
+    """A verified pool of connections, and the jobs that use it.  Retired, it takes no new ones, and closes behind the last."""
+
+    def __init__(self, connection: Connection, worker: VerifiedWorker, validity: Validity) -> None:
+        self.connection, self.worker, self.validity = connection, worker, validity
+        self._jobs = 0
+        self._retired = False
+
+    async def __aenter__(self) -> Self:
+        self._jobs += 1
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._jobs -= 1
+        if self._retired and not self._jobs:
+            await self.connection.aclose()
+
+    async def retire(self) -> None:
+        """Close it now, or when the answers that are still to come have come."""
+        self._retired = True
+        if not self._jobs:
+            await self.connection.aclose()
+
+
 class Client:
     """One worker at https://HOST:PORT, under one policy.  Use `async with`; raises ClientError and WireError.
 
     policy: what evidence is accepted.  client_key signs tickets (needed where the worker is paid).  ear_key: the broker's
     public key, 32 bytes, if it is pinned.  model_digest: the model's, sha256:<hex>; needed where the policy leaves the model open.
     receipts: where receipts are kept.
+
+    mode: how the worker is verified.  `fresh-quote`: by a quote over a nonce of this client's own.  `ear`: by the result of the
+    broker with ear_key, under the policy that policy_pin names, not older than max_ear_age_seconds (None: while it lives).  `offline`:
+    by the evidence that the worker keeps, with `collateral` (QuoteCollateralV3 JSON) where it is given; nobody knows then how old the
+    evidence is.  revocation: whether and how the broker is asked if it has revoked its result; not in mode `offline`.
     """
 
     def __init__(
@@ -69,21 +105,37 @@ class Client:
         receipts: ReceiptFile | None = None,
         ear_key: bytes | None = None,
         model_digest: str | None = None,
+        mode: FreshnessMode = FreshnessMode.FRESH_QUOTE,
+        policy_pin: PolicyPin | None = None,
+        max_ear_age_seconds: int | None = None,
+        collateral: str | None = None,
+        revocation: RevocationCheck | None = None,
         sni: str = "",
         clock: Clock | None = None,
         timeout_seconds: float = 60.0,
     ) -> None:
+        """Raises ValueError for options of another mode."""
+        if max_ear_age_seconds is not None and (mode != FreshnessMode.EAR or max_ear_age_seconds < 1):
+            raise ValueError("max_ear_age_seconds belongs to mode ear, and is at least 1")
+        if collateral is not None and mode != FreshnessMode.OFFLINE:
+            raise ValueError("collateral belongs to mode offline")
+        if revocation is not None and mode == FreshnessMode.OFFLINE:
+            raise ValueError("mode offline asks no broker")
         self.endpoint = endpoint
         self._policy = policy
         self._key = client_key
         self._file = receipts
         self._ear_key = ear_key
         self._model_digest = model_digest
+        self._mode = mode
+        self._pin = policy_pin
+        self._max_ear_age = max_ear_age_seconds
+        self._collateral = collateral
+        self._revocation = revocation
         self._sni = sni
         self._clock: Clock = clock or SystemClock()
         self._timeout = timeout_seconds
-        self._connection: Connection | None = None
-        self._worker: VerifiedWorker | None = None
+        self._link: _Link | None = None
         self._lock = asyncio.Lock()
         self._last: dict[str, tuple[int, str]] = {}
 
@@ -96,48 +148,47 @@ class Client:
 
     async def aclose(self) -> None:
         """Close the connection; the next use connects and verifies again."""
-        self._worker = None
-        if self._connection is not None:
-            connection, self._connection = self._connection, None
-            await connection.aclose()
+        if self._link is not None:
+            link, self._link = self._link, None
+            await link.connection.aclose()
 
     async def connect(self) -> VerifiedWorker:
         """Connect and verify, unless that was done and has not expired."""
+        return (await self._verified()).worker
+
+    async def _verified(self) -> _Link:
         async with self._lock:
-            if self._worker is not None and self._clock.now() < self._worker.expires_at:
-                return self._worker
-            await self.aclose()
+            if self._link is not None and self._link.validity.holds(self._clock):
+                return self._link
+            await self._leave(self._link)
             if self._file is not None and not self._last:
                 self._last = await asyncio.to_thread(self._file.heads)
-            connection, worker = await self._verified_connection()
-            if self._clock.now() >= worker.expires_at:
-                await connection.aclose()
+            link = await self._verified_connection()
+            if not link.validity.holds(self._clock):
+                await link.connection.aclose()
                 raise ClientError(
                     ClientReason.RESULT_EXPIRED, "the worker's attestation has expired", "wait until it renews, or use another worker"
                 )
-            self._connection, self._worker = connection, worker
-            return worker
+            self._link = link
+            return link
 
-    async def _verified_connection(self) -> tuple[Connection, VerifiedWorker]:
+    async def _leave(self, link: _Link | None) -> None:
+        """Use this one for no new job, unless another has taken its place already."""
+        if link is not None and self._link is link:
+            self._link = None
+            await link.retire()
+
+    async def _verified_connection(self) -> _Link:
         """Connect and judge.  Behind one address there may be several workers, so the connection that follows the handshake
         with one may reach another, which has another certificate: then nothing was sent, and it is tried again."""
         for attempt in range(ATTEMPTS):
             connection = await open_connection(self.endpoint, sni=self._sni, timeout_seconds=self._timeout)
             try:
-                nonce = secrets.token_bytes(32)
-                document = await connection.document(nonce)
-                worker = await asyncio.to_thread(
-                    verify_worker,
-                    document,
-                    nonce=nonce,
-                    certificate_der=connection.server.certificate_der,
-                    spki_sha256=connection.server.spki_sha256,
-                    policy=self._policy,
-                    at=self._clock.now(),
-                    ear_key=self._ear_key,
-                    model_digest=self._model_digest,
-                )
-                return connection, worker
+                began_monotonic, began = self._clock.monotonic(), self._clock.now()
+                worker = await self._verify(connection)
+                if self._revocation is not None:
+                    worker = await standing(worker, self._revocation)
+                return _Link(connection, worker, Validity.of(worker.expires_at, began=began, began_monotonic=began_monotonic))
             except NothingSent:
                 await connection.aclose()
                 if attempt == ATTEMPTS - 1:
@@ -147,31 +198,52 @@ class Client:
                 raise
         raise AssertionError("the last attempt returns or raises")
 
+    async def _verify(self, connection: Connection) -> VerifiedWorker:
+        """Judge what this connection's peer shows, in this client's mode."""
+        nonce = secrets.token_bytes(32) if self._mode == FreshnessMode.FRESH_QUOTE else None
+        document = await connection.document(nonce)
+        always: dict[str, Any] = {
+            "certificate_der": connection.server.certificate_der,
+            "spki_sha256": connection.server.spki_sha256,
+            "policy": self._policy,
+            "at": self._clock.now(),
+            "ear_key": self._ear_key,
+            "model_digest": self._model_digest,
+        }
+        if nonce is not None:
+            return await asyncio.to_thread(verify_worker, document, nonce=nonce, **always)
+        if self._mode == FreshnessMode.OFFLINE:
+            return await asyncio.to_thread(verify_offline, document, collateral=self._collateral, **always)
+        return await asyncio.to_thread(verify_by_ear, document, pin=self._pin, max_age_seconds=self._max_ear_age, **always)
+
     async def embeddings(self, texts: list[str], *, max_nanoton: int = DEFAULT_MAX_NANOTON) -> Job:
         """Embeddings of some texts by the worker's model; costs at most max_nanoton."""
         worker = await self.connect()
         return await self.post("/v1/embeddings", {"model": worker.identity.model.name, "input": texts}, max_nanoton=max_nanoton)
 
     async def post(self, path: str, request: dict[str, Any], *, max_nanoton: int = DEFAULT_MAX_NANOTON) -> Job:
-        """One job of the OpenAI-compatible API (not streamed).  When the worker's key is gone, another is verified, once."""
-        try:
-            return await self._post(path, request, max_nanoton)
-        except NothingSent:
-            await self.aclose()
-            return await self._post(path, request, max_nanoton)
+        """One job of the OpenAI-compatible API (not streamed).  When the worker's key is gone, or the verification ended before the job
+        left, the worker is verified again, once."""
+        for last in (False, True):
+            link = await self._verified()
+            try:
+                async with link:
+                    return await self._post(link, path, request, max_nanoton)
+            except NothingSent:
+                await self._leave(link)
+                if last:
+                    raise
+        raise AssertionError("the last attempt returns or raises")
 
-    async def _post(self, path: str, request: dict[str, Any], max_nanoton: int) -> Job:
-        worker = await self.connect()
-        connection = self._connection
-        if connection is None:
-            raise ClientError(ClientReason.RESULT_EXPIRED, "the connection was closed meanwhile", "call again")
+    async def _post(self, link: _Link, path: str, request: dict[str, Any], max_nanoton: int) -> Job:
+        worker = link.worker
         body = json.dumps(request, separators=(",", ":"), allow_nan=False).encode()
         salt = secrets.token_bytes(salted.SALT_BYTES)
         headers = {"content-type": "application/json", HEADER_SALT: jws.b64u(salt)}
         ticket = self._ticket(worker, salt, body, max_nanoton)
         if ticket is not None:
             headers[HEADER_TICKET] = ticket
-        answer = await connection.send("POST", path, content=body, headers=headers)
+        answer = await link.connection.send("POST", path, content=body, headers=headers, allowed=lambda: link.validity.holds(self._clock))
         receipt, record = await self._receipt(worker, answer, ticket, salt)
         return Job(answer=_answer(answer), receipt=receipt, record=record)
 

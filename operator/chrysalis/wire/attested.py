@@ -7,9 +7,10 @@ is worth is judged elsewhere (chrysalis.client.verification), by the document th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -26,8 +27,12 @@ LIMITS = httpx.Limits(keepalive_expiry=300.0)
 """An idle connection is kept: behind one address a new one may reach another worker."""
 
 
+ABOUT_TO_SEND = frozenset({"http11.send_request_headers.started", "http11.send_request_body.started"})
+"""httpcore's names for the moments before the bytes of a request leave, on whichever connection of the pool."""
+
+
 class NothingSent(WireError):
-    """No connection to the pinned certificate could be made, so no request left: trying again is safe."""
+    """No connection to the pinned certificate could be made, or its verification had ended, so no body left: trying again is safe."""
 
 
 @dataclass(frozen=True)
@@ -101,13 +106,21 @@ class Connection:
         headers: dict[str, str] | None = None,
         query: dict[str, str] | None = None,
         limit: int = MAX_ANSWER_BYTES,
+        allowed: Callable[[], bool] | None = None,
     ) -> Answer:
-        """One request; the answer whatever its status.  Raises WireError when there is none, or one over `limit` bytes."""
+        """One request; the answer whatever its status.  Raises WireError when there is none, or one over `limit` bytes.
+
+        allowed is asked at the last moment, when a connection stands and before headers and body leave: a request may wait for a place
+        or a handshake for longer than a verification lasts.  When it says no, NothingSent (VerificationExpired).
+        """
+        extensions: dict[str, Any] = dict(self._extensions)
+        if allowed is not None:
+            extensions["trace"] = _asking(allowed)
         sent = {"accept-encoding": "identity"} | (headers or {})
         body = bytearray()
         try:
             async with self._http.stream(
-                method, path, content=content, params=query or {}, headers=sent, extensions=self._extensions
+                method, path, content=content, params=query or {}, headers=sent, extensions=extensions
             ) as response:
                 async for chunk in response.aiter_raw():
                     body += chunk
@@ -128,6 +141,18 @@ class Connection:
                 "check that the worker runs",
                 f"{type(error).__name__}: {error}",
             ) from error
+
+
+def _asking(allowed: Callable[[], bool]) -> Callable[[str, Any], Awaitable[None]]:
+    async def trace(event: str, info: Any) -> None:
+        if event in ABOUT_TO_SEND and not allowed():
+            raise NothingSent(
+                WireReason.VERIFICATION_EXPIRED,
+                "what this connection was verified by has ended before the request left",
+                "connect and verify again",
+            )
+
+    return trace
 
 
 async def open_connection(endpoint: str, *, sni: str = "", spki_sha256: bytes | None = None, timeout_seconds: float = 60.0) -> Connection:

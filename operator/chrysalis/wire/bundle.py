@@ -15,6 +15,8 @@ from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
 from chrysalis.api.base import Hex32, InUtc, Model
 from chrysalis.api.policy import AttestationPolicySpec, Envelope, Placement
+from chrysalis.api.worker import Isolation
+from chrysalis.attestation.freshness import Freshness, FreshnessMode, Revocation
 from chrysalis.receipts import jws
 from chrysalis.receipts.objects import Digest, Seconds, SignedObject
 from chrysalis.receipts.reasons import ReceiptError
@@ -65,11 +67,22 @@ class BundleBroker(Model):
     ear_key: Hex32
 
 
+class BundleVerification(Model):
+    """How a client had verified the worker when it made the bundle: a readable record that nothing signs."""
+
+    mode: FreshnessMode
+    freshness: Freshness
+    revocation: Revocation
+    evidence_class: Annotated[str, Field(max_length=16)]
+    isolation: Isolation
+    judged_by: Literal["Client", "Broker"]  # who compared the evidence with the policy
+
+
 class Bundle(Model):
     """Evidence, collateral, policy, result and times.
 
     source says who put it together and so whose nonce the evidence carries: Broker (the broker's, spent at once), Client (a
-    client's own, for a fresh quote), Files (somebody's; not known).
+    client's own where `verification.mode` is fresh-quote, else the broker's), Files (somebody's; not known).
     """
 
     schema_version: Literal["chrysalis/bundle/v1"] = SCHEMA
@@ -81,12 +94,19 @@ class Bundle(Model):
     policy: BundlePolicy | None = None  # absent where the attempt failed before a policy was found
     result: BundleResult | None = None
     broker: BundleBroker | None = None
+    verification: BundleVerification | None = None  # of source Client alone
     statement: Annotated[str, Field(max_length=MAX_TOKEN_CHARACTERS)] = ""  # BundleStatement by the broker's EAR key
 
     @model_validator(mode="after")
     def _times_are_whole(self) -> Bundle:
         if self.judged_at.microsecond:
             raise ValueError("judgedAt is in whole seconds")
+        return self
+
+    @model_validator(mode="after")
+    def _verification_is_a_clients(self) -> Bundle:
+        if self.verification is not None and self.source != "Client":
+            raise ValueError("verification stands in the bundles of clients alone")
         return self
 
 

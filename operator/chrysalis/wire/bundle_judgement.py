@@ -8,7 +8,8 @@ Nothing that the bundle says about itself is believed.  What is recomputed or ve
 4. Tokens: the EAR and the receipt key's certificate, under the reader's EAR key, or else the one that the worker is measured with;
    their claims against the evidence, the policy and the recorded members.
 5. Statement: the broker's signature over the whole bundle.
-6. Record: the recorded verdict against the first appraisal; a difference is a reason of its own, BundleDisagrees.
+6. Record: the recorded verdict, and a client's record of how it had verified, against the first appraisal; a difference is a
+   reason of its own, BundleDisagrees.
 7. Freshness and revocation: what is known, and by whose word.
 """
 
@@ -32,7 +33,7 @@ from chrysalis.attestation import binding
 from chrysalis.attestation import quote as quotes
 from chrysalis.attestation.appraisal import appraise
 from chrysalis.attestation.collateral import Collateral
-from chrysalis.attestation.freshness import Freshness, FreshnessMode, Revocation
+from chrysalis.attestation.freshness import FRESHNESS, Freshness, FreshnessMode, Revocation
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
 from chrysalis.attestation.gpu.verdict import GpuVerdict
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
@@ -43,7 +44,7 @@ from chrysalis.receipts.objects import ReceiptKeyCertificate
 from chrysalis.wire import dsse, ear
 from chrysalis.wire import gpu as gpus
 from chrysalis.wire.broker import PAYLOAD_POLICY, NamedReason
-from chrysalis.wire.bundle import Bundle, BundleFile, BundleResult, BundleStatement
+from chrysalis.wire.bundle import Bundle, BundleFile, BundleResult, BundleStatement, BundleVerification, token_claim
 from chrysalis.wire.ear import Ear
 from chrysalis.wire.reasons import WireError, WireReason
 
@@ -148,6 +149,7 @@ class Judgement:
     ear: Signature = Signature.ABSENT
     statement: Signature = Signature.ABSENT
     placement: str = ""
+    verification: BundleVerification | None = None  # how the client that made the bundle says it had verified
     reasons: list[NamedReason] = field(default_factory=list)
     differences: list[Difference] = field(default_factory=list)
     not_rejudged: list[NamedReason] = field(default_factory=list)
@@ -187,6 +189,7 @@ class Judgement:
             "ear": self.ear.value,
             "statement": self.statement.value,
             "placement": self.placement,
+            "recordedVerification": self.verification.to_json_dict() if self.verification else None,
             "differences": [vars(difference) for difference in self.differences],
             "appraisal": self.verdict.to_json_full(),
             "gpu": self.gpu.to_json_full() if self.gpu else None,
@@ -205,6 +208,7 @@ def judge(file: BundleFile, expect: Expectations | None = None) -> Judgement:
         verdict=Verdict.refused(Reason.of(AttestationReason.VERIFICATION_FAILED, "nothing was appraised")),
         recorded=bundle.result.verdict if bundle.result else "None",
         placement=bundle.broker.placement.value if bundle.broker else "",
+        verification=bundle.verification,
     )
     policy = _policy(told, bundle, expect)  # 1
     evidence = _Opened.of(bundle)  # 2
@@ -216,7 +220,7 @@ def judge(file: BundleFile, expect: Expectations | None = None) -> Judgement:
     told.other_policy = asked is not policy
     token = _tokens(told, bundle, evidence, own, expect)  # 4
     _statement(told, file, evidence, expect)  # 5
-    _compare(told, bundle, own)  # 6
+    _compare(told, bundle, own, evidence)  # 6
     _freshness(told, bundle, token, expect)  # 7
     return told
 
@@ -456,8 +460,9 @@ def _statement(told: Judgement, file: BundleFile, evidence: _Opened, expect: Exp
         )
 
 
-def _compare(told: Judgement, bundle: Bundle, own: Whole) -> None:
-    """Step 6: the record against the appraisal at its own time."""
+def _compare(told: Judgement, bundle: Bundle, own: Whole, evidence: _Opened) -> None:
+    """Step 6: the records against the appraisal at its own time."""
+    _disagree(told, _verification(told, bundle, own, evidence))
     result = bundle.result
     if result is None:
         return
@@ -485,6 +490,12 @@ def _compare(told: Judgement, bundle: Bundle, own: Whole) -> None:
             ("measurementName", result.measurement_name, own.verdict.measurement_name),
         ]
     differences += [Difference(name, _word(a), _word(b)) for name, a, b in pairs if a and _word(a) != _word(b)]
+    _disagree(told, differences)
+    if result.verdict == "Refused" and not differences:
+        told.not_rejudged = brokers
+
+
+def _disagree(told: Judgement, differences: list[Difference]) -> None:
     for difference in differences:
         told.refuse(
             WireReason.BUNDLE_DISAGREES,
@@ -492,8 +503,26 @@ def _compare(told: Judgement, bundle: Bundle, own: Whole) -> None:
             "do not rely on the record; if the bundle is older than this version, read what the version newly checks",
         )
     told.differences += differences
-    if result.verdict == "Refused" and not differences:
-        told.not_rejudged = brokers
+
+
+def _verification(told: Judgement, bundle: Bundle, own: Whole, evidence: _Opened) -> list[Difference]:
+    """Where a client's record of its verification contradicts itself or the evidence; its nonce and its questions nobody can repeat."""
+    said = bundle.verification
+    if said is None:
+        return []
+    pairs: list[tuple[str, Any, Any]] = [
+        ("verification.freshness", said.freshness, FRESHNESS[said.mode]),
+        ("verification.judgedBy", said.judged_by, "Broker" if said.mode == FreshnessMode.EAR else "Client"),
+        ("verification.evidenceClass", said.evidence_class, own.evidence_class),
+        ("verification.isolation", said.isolation, evidence.identity.isolation if evidence.identity else None),
+    ]
+    if said.mode == FreshnessMode.EAR and told.ear not in (Signature.PINNED, Signature.MEASURED):
+        pairs.append(("verification.mode", said.mode, ""))
+    elif said.mode == FreshnessMode.EAR and bundle.result is not None:
+        pairs.append(("verification.nonce", token_claim(bundle.result.ear, "eat_nonce"), bundle.evidence.nonce))
+    if said.mode == FreshnessMode.OFFLINE:
+        pairs.append(("verification.revocation", said.revocation, Revocation.NOT_CHECKED))
+    return [Difference(name, _word(recorded), _word(found)) for name, recorded, found in pairs if _word(recorded) != _word(found)]
 
 
 def _freshness(told: Judgement, bundle: Bundle, token: Ear | None, expect: Expectations) -> None:

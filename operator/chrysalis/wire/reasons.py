@@ -18,6 +18,7 @@ class WireReason(StrEnum):
     ANSWER_TOO_LARGE = "AnswerTooLarge"
     REFUSED_BY_SERVICE = "RefusedByService"
     CREDENTIAL_FOR_ANOTHER_BROKER = "CredentialForAnotherBroker"
+    VERIFICATION_EXPIRED = "VerificationExpired"
     ENVELOPE_MALFORMED = "EnvelopeMalformed"
     ENVELOPE_TYPE_MISMATCH = "EnvelopeTypeMismatch"
     ENVELOPE_SIGNATURE_INVALID = "EnvelopeSignatureInvalid"

@@ -1,0 +1,66 @@
+"""Asking a broker whether a result that a worker rests on was revoked since."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chrysalis.attestation.freshness import Revocation
+from chrysalis.client.reasons import ClientError, ClientReason
+from chrysalis.client.verified import VerifiedWorker
+from chrysalis.clock import rfc3339
+from chrysalis.wire.broker import ResultView
+from chrysalis.wire.broker_client import BrokerClient
+from chrysalis.wire.reasons import WireError
+
+TIMEOUT_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class RevocationCheck:
+    """That the broker is to be asked, and as whom.
+
+    Results are for those who may read them: their owner, its administrators, listed accounts.  A stranger is refused, and learns
+    nothing.  url, spki_sha256 (hex): the broker, given by the caller and never by the worker, who could have the token sent anywhere.
+    token gives the bearer.  required: without an answer the worker is not used; otherwise the output says NotChecked, and why.
+    """
+
+    url: str
+    spki_sha256: str
+    token: Callable[[], str] | None = None
+    required: bool = False
+
+
+async def standing(worker: VerifiedWorker, check: RevocationCheck) -> VerifiedWorker:
+    """The worker with what its broker says of its result; raises ClientError: ResultRevoked, RevocationNotChecked."""
+    try:
+        async with BrokerClient(check.url, spki_sha256=check.spki_sha256, token=check.token, timeout=TIMEOUT_SECONDS) as broker:
+            view = await broker.result(worker.result_id)
+    except WireError as error:
+        return _unknown(worker, check, f"{error.reason}: {error.message}")
+    if view.result_id != worker.result_id or view.keys.receipt.lower() != worker.receipt_key.hex():
+        return _unknown(worker, check, "the broker answered about another result")
+    if view.revoked_at is not None or view.verdict != "Accepted":
+        raise _revoked(view)
+    return worker.standing(Revocation.NOT_REVOKED)
+
+
+def _unknown(worker: VerifiedWorker, check: RevocationCheck, why: str) -> VerifiedWorker:
+    if check.required:
+        raise ClientError(
+            ClientReason.REVOCATION_NOT_CHECKED,
+            "the broker did not say whether the worker's result was revoked",
+            "let the broker be reached, by somebody who may read the result (--owner-key or --token-file)",
+            why,
+        )
+    return worker.standing(Revocation.NOT_CHECKED, why)
+
+
+def _revoked(view: ResultView) -> ClientError:
+    when = f" at {rfc3339(view.revoked_at)}" if view.revoked_at is not None else ""
+    return ClientError(
+        ClientReason.RESULT_REVOKED,
+        f"the broker revoked the worker's attestation result{when}",
+        "use another worker; its operator sees the reason in the worker's conditions",
+        f"{view.revoked_reason}: {view.revoked_message}".strip(": "),
+    )
