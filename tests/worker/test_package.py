@@ -141,6 +141,7 @@ def test_nothing_is_half_opened(sealed: tuple[Path, Sealed], tmp_path: Path, wro
     with pytest.raises(ChrysalisError) as caught:
         asyncio.run(package.open_model(path, identity, spec_, repository))
     assert caught.value.remedy
+    assert (caught.value.reason == "ModelMissing") == (wrong == "name")
     assert list(repository.iterdir()) == []
 
 

@@ -115,8 +115,9 @@ def test_the_domains_keys_survive_the_agent_and_not_their_files(make_world: Any)
     assert keys.domain_keys(folder).wrk == world.domain.wrk
     assert (folder / "receipt.key").stat().st_mode & 0o777 == 0o600
     (folder / "receipt.key").write_bytes(b"short")
-    with pytest.raises(WorkerError):
+    with pytest.raises(WorkerError) as caught:
         keys.domain_keys(folder)
+    assert caught.value.reason == "KeysDamaged"
     (folder / "receipt.key").unlink()
     assert keys.domain_keys(folder).wrk != world.domain.wrk
 

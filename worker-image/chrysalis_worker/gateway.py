@@ -40,6 +40,7 @@ from chrysalis_worker.tickets import TicketBook
 
 LOG = logging.getLogger("chrysalis_worker.gateway")
 JOB_SECONDS = 60.0
+_OFFERED = "this worker offers /v1/models and /v1/embeddings"
 BODY_SECONDS = 30.0
 """For a client to send its whole request."""
 BODY_BUDGET_BYTES = 64 * 1024 * 1024
@@ -119,10 +120,8 @@ class _Edge:
     async def unrouted(self, request: Request, error: Exception) -> Response:
         """What no route takes."""
         if isinstance(error, HTTPException) and error.status_code == 405:
-            reason, message = WorkerReason.METHOD_NOT_ALLOWED, f"{request.method} is not offered at this path"
-        else:
-            reason, message = WorkerReason.PATH_NOT_FOUND, "nothing is served at this path"
-        return self._refusal(WorkerError(reason, message, "this worker offers /v1/models and /v1/embeddings"))
+            return self._refusal(WorkerError(WorkerReason.METHOD_NOT_ALLOWED, f"{request.method} is not offered at this path", _OFFERED))
+        return self._refusal(WorkerError(WorkerReason.PATH_NOT_FOUND, "nothing is served at this path", _OFFERED))
 
     async def attestation(self, request: Request) -> Response:
         """GET /.well-known/attestation[?nonce=64 hex digits]."""

@@ -113,7 +113,11 @@ class NvmlGpus:
                 cause = error.__cause__
                 if not isinstance(cause, pynvml.NVMLError):
                     raise
-                raise _refused(f"the driver does not make the GPUs {wanted}", cause) from cause
+                raise WorkerError(
+                    WorkerReason.GPU_READY_REFUSED,
+                    f"the driver does not make the GPUs {wanted}: {_named(cause)}",
+                    _READY_REMEDIES.get(cause.value, _DRIVER_LOG),
+                ) from cause
             if await self._is_ready() is not ready:
                 raise WorkerError(
                     WorkerReason.GPU_READY_REFUSED,
@@ -258,10 +262,6 @@ def _named(error: Any) -> str:
     """An NVML error's name and number; its text would have to be asked of the library that failed."""
     name = type(error).__name__.removeprefix("NVMLError_")
     return f"{name} ({error.value})" if name != "NVMLError" else f"error {error.value}"
-
-
-def _refused(message: str, error: Any) -> WorkerError:
-    return WorkerError(WorkerReason.GPU_READY_REFUSED, f"{message}: {_named(error)}", _READY_REMEDIES.get(error.value, _DRIVER_LOG))
 
 
 def _invalid(message: str, detail: str = "") -> WorkerError:

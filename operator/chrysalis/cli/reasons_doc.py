@@ -18,7 +18,8 @@ from enum import StrEnum
 from pathlib import Path
 
 PACKAGES = ("attestation", "broker", "wire")
-"""Whose reasons are listed."""
+"""Whose reasons are listed, beside the worker's."""
+WORKER = "worker"
 USERS = ("cli", "client")
 """Who gives some of them further causes."""
 _STATUS = "the platform's TCB status is …; allowed: …"
@@ -68,13 +69,18 @@ class Entry:
 def collect(root: Path) -> list[Entry]:
     """Every reason of the packages, in the order of their enumerations; root is the repository's."""
     entries: dict[tuple[str, str], Entry] = {}
-    source = root / "operator" / "chrysalis"
+    source, worker = root / "operator" / "chrysalis", root / "worker-image" / "chrysalis_worker"
     paths = sorted(path for package in PACKAGES for path in (source / package).rglob("*.py"))
+    own = sorted(worker.rglob("*.py"))
     for path in paths:
-        _declare(path, source, entries)
+        _declare(path, source, "chrysalis", path.relative_to(source).parts[0], entries)
+    for path in own:
+        _declare(path, worker, worker.name, WORKER, entries)
     words = {entry.word for entry in entries.values()}
     for path in [*paths, *sorted(path for user in USERS for path in (source / user).rglob("*.py") if path.name != "reasons_doc.py")]:
         _read_module(path, source, entries)
+    for path in own:
+        _read_module(path, worker.parent, entries)
     for entry in entries.values():
         cause, remedy = INDIRECT.get(entry.word, ("", ""))
         entry.causes += [cause] if cause else []
@@ -110,14 +116,13 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
-def _declare(path: Path, source: Path, entries: dict[tuple[str, str], Entry]) -> None:
+def _declare(path: Path, source: Path, root: str, package: str, entries: dict[tuple[str, str], Entry]) -> None:
     """The enumerations of a module: classes of StrEnum whose name ends in Reason, and their table of remedies."""
     text = path.read_text()
     if "Reason(StrEnum)" not in text:
         return
-    name = "chrysalis." + ".".join(path.relative_to(source).with_suffix("").parts)
+    name = ".".join((root, *path.relative_to(source).with_suffix("").parts))
     module = importlib.import_module(name)
-    package = path.relative_to(source).parts[0]
     remedies: dict[str, str] = {}
     for value in vars(module).values():
         if isinstance(value, dict) and value and all(isinstance(key, StrEnum) and isinstance(item, str) for key, item in value.items()):
