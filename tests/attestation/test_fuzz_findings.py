@@ -17,7 +17,7 @@ from chrysalis.attestation.collateral import Collateral
 from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocument, split
 from chrysalis.attestation.gpu import chain as gpu_chain
 from chrysalis.attestation.gpu import ocsp as gpu_ocsp
-from chrysalis.cli.verify import _root
+from chrysalis.cli import files
 from chrysalis.client import verification
 from chrysalis.errors import ChrysalisError
 from chrysalis.wire import pinning
@@ -57,10 +57,10 @@ def test_a_peers_certificate_of_a_version_that_does_not_exist(platform: Simulate
 def test_a_root_file_of_a_version_that_does_not_exist(platform: SimulatedPlatform, tmp_path: Path) -> None:
     file = tmp_path / "root"
     file.write_bytes(platform.root_der)
-    assert _root(file) == platform.root_der
+    assert files.root(file) == platform.root_der
     file.write_bytes(platform.root_der.replace(VERSION_3, VERSION_7))
     with pytest.raises(ChrysalisError):
-        _root(file)
+        files.root(file)
 
 
 def test_a_list_of_a_version_that_does_not_exist(platform: SimulatedPlatform) -> None:

@@ -55,13 +55,13 @@ def test_the_forms_of_a_file(form: bytes) -> None:
         (b'{"quote":' + b"[" * 50_000, "QuoteUnreadable"),
         (bytes(MAX_QUOTE_BYTES + 1), "QuoteTooLarge"),
         (b"f" * (1 << 20), "QuoteTooLarge"),
-        (b"", "QuoteMalformed"),
+        (b"", "QuoteUnreadable"),
         (b"\x04", "QuoteMalformed"),
         (b"040", "QuoteMalformed"),
         (b'{"quote": 4}', "QuoteMalformed"),
         (b'{"quote": ""}', "QuoteMalformed"),
         (b'{"quote": "%%%%"}', "QuoteMalformed"),
-        (bytes(MAX_QUOTE_BYTES), "QuoteMalformed"),
+        (bytes(MAX_QUOTE_BYTES), "QuoteUnreadable"),
     ],
 )
 def test_files_that_hold_no_quote(data: bytes, reason: str) -> None:

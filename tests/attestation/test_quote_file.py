@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chrysalis.attestation.envelope import MAX_NESTING
 from chrysalis.attestation.quote import parse, read
 from chrysalis.attestation.quote_file import MAX_QUOTE_BYTES, MAX_REPORT_BYTES, MEMBERS
 from chrysalis.attestation.reasons import AttestationError
@@ -23,11 +25,17 @@ QUOTE_V5 = PLATFORM.quote(bytes(range(64)), version=5)
 PADDED = QUOTE + bytes(8000 - len(QUOTE))  # as one cloud's guests hand it out
 BASE64 = base64.b64encode(QUOTE).decode()
 URLSAFE = base64.urlsafe_b64encode(QUOTE).decode()
+SGX = b"\3\0\2\0" + bytes(4) + QUOTE[8:]
 
 
 def wrapped(text: str, width: int, end: str) -> bytes:
     return end.join(text[i : i + width] for i in range(0, len(text), width)).encode()
 
+
+ARMOR = b"-----BEGIN TDX QUOTE-----\n" + wrapped(BASE64, 64, "\n") + b"\n-----END TDX QUOTE-----\n"
+BYTES = [f"0x{byte:02x}" for byte in QUOTE]
+PACKED = base64.b64encode(gzip.compress(QUOTE)).decode()
+AGENT = {"quote": BASE64, "cc_eventlog": "AAAA"}
 
 FORMS: dict[str, bytes] = {
     "binary": QUOTE,
@@ -57,6 +65,28 @@ FORMS: dict[str, bytes] = {
     "json-in-its-own-name": json.dumps({"success": True, "quote": {"quote": QUOTE.hex(), "event_log": "[]"}}).encode(),
     "json-in-an-agents-envelope": json.dumps({"tee": "tdx", "evidence": {"primary_evidence": {"quote": BASE64}}}).encode(),
     "json-list-of-one": json.dumps([{"quote": BASE64}]).encode(),
+    "json-list-of-two-that-say-the-same": json.dumps([{"quote": BASE64}, {"quote": QUOTE.hex()}]).encode(),
+    "json-list-within": json.dumps({"result": {"evidences": [{"type": "cpu", "quote": BASE64}, {"type": "gpu"}]}}).encode(),
+    "hex-colons": wrapped(QUOTE.hex(), 2, ":"),
+    "hex-c-array": ", ".join(BYTES).encode(),
+    "hex-c-array-in-lines": ",\n".join(", ".join(BYTES[i : i + 12]) for i in range(0, len(BYTES), 12)).encode() + b"\n",
+    "hex-of-a-database": b"\\x" + QUOTE.hex().encode(),
+    "hex-quoted": b"'" + QUOTE.hex().encode() + b"'\n",
+    "base64-between-lines": ARMOR,
+    "base64-between-lines-crlf": ARMOR.replace(b"\n", b"\r\n"),
+    "base64-of-json": base64.b64encode(json.dumps(AGENT).encode()),
+    "gzip": gzip.compress(QUOTE),
+    "gzip-base64": PACKED.encode(),
+    "json-gzip": json.dumps({"format": "tdx-guest/v2", "body": PACKED}).encode(),
+    "json-gzip-quote": json.dumps({"quote": PACKED}).encode(),
+    **{f"json-unknown-{name}": json.dumps({"id": 7, name: QUOTE.hex()}).encode() for name in ("Quote", "tdxQuote", "outblob", "evidence")},
+    "json-unknown-base64": json.dumps({"attestation": {"report": BASE64}}).encode(),
+    "json-unknown-numbers": json.dumps({"rawQuote": list(QUOTE)}).encode(),
+    "json-numbers-alone": json.dumps(list(QUOTE)).encode(),
+    "json-unknown-within-its-name": json.dumps({"quote": {"hex": QUOTE.hex()}}).encode(),
+    "json-text-of-json": json.dumps({"evidence": json.dumps(AGENT), "tee": "tdx"}).encode(),
+    "json-base64-of-json": json.dumps({"requests": [{"evidence": base64.urlsafe_b64encode(json.dumps(AGENT).encode()).decode()}]}).encode(),
+    "json-beside-a-quote-of-sgx": json.dumps({"enclave": SGX.hex(), "domain": QUOTE.hex()}).encode(),
     "hex-in-a-padded-buffer": QUOTE.hex().encode() + bytes(96),
     "json-text": json.dumps(QUOTE.hex()).encode(),
     "json-both-the-same": json.dumps({"quote": QUOTE.hex(), "intel_quote": BASE64}).encode(),
@@ -95,7 +125,9 @@ DAMAGED: list[tuple[str, bytes, str]] = [
     ("a word", b"password", "QuoteUnreadable"),
     ("a certificate", PLATFORM.pck_chain.encode(), "QuoteUnreadable"),
     ("a list", b"[4, 0, 2]", "QuoteUnreadable"),
-    ("a list of two", json.dumps([{"quote": BASE64}] * 2).encode(), "QuoteUnreadable"),
+    ("a list of numbers that are no quote", json.dumps(list(range(256))).encode(), "QuoteUnreadable"),
+    ("a list of two", json.dumps([{"quote": BASE64}, {"quote": QUOTE_V5.hex()}]).encode(), "QuoteMalformed"),
+    ("two under names that nobody knows", json.dumps({"a": QUOTE.hex(), "b": QUOTE_V5.hex()}).encode(), "QuoteMalformed"),
     ("an empty list", b"[]", "QuoteUnreadable"),
     ("JSON without a quote", b'{"report": "00"}', "QuoteUnreadable"),
     ("JSON that ends early", b'{"quote": "04000', "QuoteUnreadable"),
@@ -104,7 +136,17 @@ DAMAGED: list[tuple[str, bytes, str]] = [
     ("numbers that are no bytes", b'{"quote": [4, 0, 256]}', "QuoteMalformed"),
     ("true and false", b'{"quote": [true, false]}', "QuoteMalformed"),
     ("null", b'{"quote": null}', "QuoteMalformed"),
-    ("an object", json.dumps({"quote": {"hex": QUOTE.hex()}}).encode(), "QuoteUnreadable"),
+    ("a quote of SGX under a name that nobody knows", json.dumps({"a": SGX.hex()}).encode(), "QuoteUnreadable"),
+    ("base64 that begins like a quote and ends early", json.dumps({"a": BASE64[:-3]}).encode(), "QuoteUnreadable"),
+    ("JSON that is kept as a text and is none", json.dumps({"a": '{"quote": '}).encode(), "QuoteUnreadable"),
+    ("gzip that is cut", gzip.compress(QUOTE)[:-9], "QuoteMalformed"),
+    ("gzip that is damaged", gzip.compress(QUOTE)[:40] + b"\xff" + gzip.compress(QUOTE)[41:], "QuoteMalformed"),
+    ("gzip of more than a quote", gzip.compress(bytes(20 << 20)), "QuoteMalformed"),
+    ("gzip of something else", gzip.compress(b"hello"), "QuoteUnreadable"),
+    ("lines of two names", ARMOR.replace(b"END", b"END OF"), "QuoteUnreadable"),
+    ("bytes that are no quote", b"\x7fELF" + bytes(range(256)), "QuoteUnreadable"),
+    ("an empty buffer", bytes(5000), "QuoteUnreadable"),
+    ("blank lines", b" \r\n\n", "QuoteUnreadable"),
     ("text of another script", '{"quote": "٠٤"}'.encode(), "QuoteMalformed"),
     ("named twice", f'{{"quote": "{QUOTE.hex()}", "quote": "{QUOTE_V5.hex()}"}}'.encode(), "QuoteMalformed"),
     ("two different quotes", json.dumps({"quote": QUOTE.hex(), "tdx_quote": QUOTE_V5.hex()}).encode(), "QuoteMalformed"),
@@ -113,7 +155,7 @@ DAMAGED: list[tuple[str, bytes, str]] = [
     ("too many digits", b"00" * (MAX_QUOTE_BYTES + 1), "QuoteTooLarge"),
     ("too many digits in JSON", json.dumps({"quote": "00" * (MAX_QUOTE_BYTES + 1)}).encode(), "QuoteTooLarge"),
     ("a report without end", b'{"quote": "' + b" " * MAX_REPORT_BYTES, "QuoteTooLarge"),
-    ("nothing", b"", "QuoteMalformed"),
+    ("nothing", b"", "QuoteUnreadable"),
     ("an empty text", b'{"quote": ""}', "QuoteMalformed"),
 ]
 
@@ -214,7 +256,7 @@ def test_different_quotes_within_one_report_are_ambiguous() -> None:
         read(json.dumps({"a": {"quote": QUOTE.hex()}, "b": {"quote": other}}).encode())
     assert read(json.dumps({"quote": QUOTE.hex(), "b": {"quote": other}}).encode()) == QUOTE
     deep: Any = {"quote": BASE64}
-    for _ in range(5):
+    for _ in range(MAX_NESTING + 1):
         deep = {"a": deep}
     assert read(json.dumps(deep["a"]).encode()) == QUOTE
     with pytest.raises(AttestationError, match="QuoteUnreadable"):

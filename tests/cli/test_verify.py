@@ -92,7 +92,6 @@ def test_without_a_policy_only_up_to_date_is_zero(run: Run, tmp_path: Path) -> N
     [
         (PLATFORM.quote()[:1000], "QuoteMalformed"),
         (PLATFORM.quote()[:2], "QuoteMalformed"),
-        (b"", "QuoteMalformed"),
         (PLATFORM.quote().hex().encode()[:2001], "QuoteMalformed"),
         (b'{"quote": 5}', "QuoteMalformed"),
         (b"\x03" + PLATFORM.quote()[1:], "QuoteTypeUnsupported"),
@@ -110,7 +109,10 @@ def test_a_flaw_of_the_quote_is_a_verdict(run: Run, tmp_path: Path, data: bytes,
     assert outcome.json["reasons"][0]["remedy"]
 
 
-@pytest.mark.parametrize("data", [b"hello", b"{}", b'{"quote": "0', b"x" * (64 * 1024 + 1), bytes(1 << 20)])
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\n", bytes(5000), b"\x7fELF" + bytes(range(200)), b"hello", b"{}", b'{"quote": "0', b"x" * (64 * 1024 + 1), bytes(1 << 20)],
+)
 def test_a_file_that_is_no_quote_is_exit_2(run: Run, tmp_path: Path, data: bytes) -> None:
     (tmp_path / "quote").write_bytes(data)
     outcome = run()

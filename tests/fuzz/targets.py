@@ -8,6 +8,7 @@ ValidationError, which the HTTP edge answers with 422) the call itself catches.
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -60,7 +61,18 @@ def _quote_file() -> Built:
     good = MATERIAL.quotes[0]
     packed = base64.b64encode(good)
     forms = [good, good.hex().encode(), b"0x" + good.hex().encode(), packed, json.dumps({"quote": packed.decode()}).encode()]
+    forms += [json.dumps({"evidence": json.dumps({"body": packed.decode()})}).encode(), gzip.compress(good)]
     return read, [*forms, json.dumps({"quote": good.hex()}).encode()]
+
+
+def _event_log_file() -> Built:
+    from chrysalis.attestation.eventlog_file import read
+    from tests.fuzz.material import MATERIAL
+
+    good = MATERIAL.platform.event_log.rstrip(b"\xff")
+    packed = base64.b64encode(good)
+    forms = [good, good.hex().encode(), packed, gzip.compress(good), json.dumps({"cc_eventlog": packed.decode()}).encode()]
+    return read, [*forms, json.dumps([json.dumps({"log": good.hex()}), list(good)]).encode()]
 
 
 def _appraisal() -> Built:
@@ -514,6 +526,7 @@ def _collateral_document() -> Built:
 TARGETS = (
     Target("quote", _quote, ("chrysalis.attestation",)),
     Target("quote-file", _quote_file, ("chrysalis.attestation",)),
+    Target("event-log-file", _event_log_file, ("chrysalis.attestation",)),
     Target("appraisal", _appraisal, ("chrysalis.attestation",)),
     Target("collateral", _collateral, ("chrysalis.attestation",), 32 * 1024),
     Target("certificates", _certificates, ("chrysalis.attestation",)),

@@ -93,7 +93,9 @@ def separators(events: Sequence[Event]) -> None:
 
     A separator says that a phase of the boot is over.  Each measures its own four bytes, all 0 or all 1 bits (anything else
     reports an error of the firmware: TCG PC Client Platform Firmware Profile, section 10.4.5), and stands once in its
-    register.  RTMR0 holds two TPM registers, so it may have two: behind the secure boot variables and at the boot itself.
+    register.  RTMR0 holds two TPM registers and may have two: behind the secure boot variables and at the boot itself, but the
+    latter only from firmware that does not measure it into RTMR1, where it belongs (UEFI 2.10, section 38.4.1): of the
+    separators of one boot, never more than two are in both.
     """
     counts = [0] * RTMRS
     last_is_separator = [False] * RTMRS
@@ -105,7 +107,8 @@ def separators(events: Sequence[Event]) -> None:
             counts[index] += 1
             if not is_sound_separator(event):
                 raise _separator(f"event {number} is a separator that reports an error, or whose digest is not of its data")
-            if last_is_separator[index] or counts[index] > (2 if index == 0 else 1):
+            repeated = last_is_separator[index] or counts[index] > (2 if index == 0 else 1)
+            if repeated or (index <= 1 and counts[0] + counts[1] > 2):
                 raise _separator(f"event {number} repeats the separator of RTMR{index}")
         last_is_separator[index] = event.type == EV_SEPARATOR
 

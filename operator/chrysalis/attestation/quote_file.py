@@ -1,34 +1,36 @@
 """The quote out of a file or a message: binary, or wrapped in one of the ways in which vendors' tools hand quotes on.
 
-Binary; hexadecimal or base64 text (standard or URL-safe alphabet, wrapped or not, padded or not); JSON with a member that
-holds one of these.  Judges form only.
+Binary, also in gzip; hexadecimal or base64 text (armor.py); JSON that holds one of these in a member of a known name, or in
+any member, if what is in it begins like a quote.  Judges form only.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 import re
+import struct
+from collections.abc import Iterator
 from typing import Any
 
+from chrysalis.attestation import armor, envelope
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 
 MAX_QUOTE_BYTES = 64 * 1024
 """Of a quote, padding included, and of a file that is nothing but a quote."""
 MAX_REPORT_BYTES = 2 * 1024 * 1024
 """Of a JSON report, which may carry an event log beside the quote."""
-MAX_NESTING = 4
-"""Objects around a report: attestation services and agents put one for each device into another."""
 MEMBERS = ("quote", "tdx_quote", "td_quote", "intel_quote")
 """What vendors call the quote: most `quote`; az-tdx-vtpm `td_quote`; hosted inference services `intel_quote`."""
 
-_HEX = re.compile(rb"(0[xX])?[0-9a-fA-F\s]*\Z")
-_BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]+|[A-Za-z0-9_-]+)={0,2}\Z")
-_TEXT_CONTROLS = frozenset(range(32)) - {9, 10, 13}
-_BOM = b"\xef\xbb\xbf"
 _CBOR = range(0x80, 0xDC)
-_VERSIONS = range(1, 10)
+_HEAD = struct.Struct("<HHI")
+_VERSIONS = range(3, 6)
+_KEY_TYPES = (2, 3)
+_TDX = 0x81
+_TEES = (0, _TDX)
+_DIGITS = re.compile(r"(?:0[xX])?\s*0[45]\s*00", re.ASCII)
+_ENCODED = ("BAAC", "BAAD", "BQAC", "BQAD", "H4sI")
+"""How base64 of a quote (version 4 or 5, key type 2 or 3) begins, and that of a gzip stream."""
 
 
 def read(data: bytes) -> bytes:
@@ -37,14 +39,17 @@ def read(data: bytes) -> bytes:
     QuoteTooLarge and QuoteUnreadable where the file is in none of the forms, QuoteMalformed where it is in one of them
     and damaged.
     """
-    text = data.removeprefix(_BOM).strip()
+    text = data.removeprefix(armor.BOM).strip()
     is_json = text[:1] in (b"{", b'"', b"[")
-    limit = MAX_REPORT_BYTES if is_json else MAX_QUOTE_BYTES * (4 if _is_text(data[:256]) else 1)
+    limit = MAX_REPORT_BYTES if is_json else MAX_QUOTE_BYTES * (6 if armor.is_text(data[:256]) else 1)
     if len(data) > limit:
         raise _too_large(len(data), limit)
-    raw = _from_json(text) if is_json else _from_plain(data, text)
+    raw = _inflated(_from_json(text) if is_json else _from_plain(data))
     if len(raw) > MAX_QUOTE_BYTES:
         raise _too_large(len(raw), MAX_QUOTE_BYTES)
+    if not is_json and not _resembles(raw) and not looks_like_cbor(raw):
+        empty = not raw.strip(b"\0")
+        raise _unreadable("the file is empty" if empty else "the file does not begin like a quote, in no form that is read")
     return raw
 
 
@@ -53,70 +58,108 @@ def looks_like_cbor(data: bytes) -> bool:
     return data[:1] != b"" and data[0] in _CBOR
 
 
-def _from_plain(data: bytes, text: bytes) -> bytes:
-    written = text.rstrip(b"\0").rstrip()  # text in a zero-padded buffer
-    if written and _HEX.match(written):
-        return _from_hex(written)
-    if not data or not _is_text(data):
+def _resembles(raw: bytes) -> bool:
+    """Whether the bytes begin like a quote of some kind, perhaps damaged or cut: two of three header fields are those of one."""
+    if len(raw) < _HEAD.size:
+        return raw[:1] != b"" and raw[0] in _VERSIONS and raw[1:2] in (b"", b"\0")
+    version, key_type, tee = _HEAD.unpack_from(raw)
+    return (version in _VERSIONS) + (key_type in _KEY_TYPES) + (tee in _TEES) >= 2
+
+
+def _is_tdx(raw: bytes) -> bool:
+    """Whether the bytes begin like a quote of a TDX trust domain and of nothing else."""
+    if len(raw) < _HEAD.size:
+        return False
+    version, key_type, tee = _HEAD.unpack_from(raw)
+    return version in (4, 5) and key_type in _KEY_TYPES and tee == _TDX
+
+
+def _from_plain(data: bytes) -> bytes:
+    text = armor.written(data)
+    if not text or not armor.is_text(text):
         return data
-    packed = b"".join(text.split())
-    if _BASE64.match(packed):
-        try:
-            raw = _from_base64(packed)
-        except AttestationError as error:
-            raise _unreadable("the file is text, but neither hexadecimal, base64 nor JSON", error.detail) from error
-        # Many a word is base64 of something; a quote begins with its version, two bytes.
-        if raw[:1] != b"" and raw[0] in _VERSIONS and raw[1:2] == b"\0":
-            return raw
+    try:
+        raw = armor.from_hex(text)
+    except ValueError as error:
+        raise _malformed(str(error), "truncated") from error
+    if raw is not None:
+        return raw
+    try:
+        raw = armor.from_base64(text)
+    except ValueError as error:
+        raise _unreadable("the file is text, but neither hexadecimal, base64 nor JSON", str(error)) from error
+    # Many a word is base64 of something.
+    if raw is not None and (_resembles(raw) or raw[:2] == armor.GZIP):
+        return raw
+    if raw is not None and raw.lstrip()[:1] in (b"{", b"["):
+        return _from_json(raw.strip())
     raise _unreadable("the file is text, but neither a quote in hexadecimal or base64, nor JSON with a member `quote`")
 
 
-def _from_hex(text: bytes) -> bytes:
-    digits = b"".join(text[2:].split() if text[:2] in (b"0x", b"0X") else text.split())
-    if len(digits) % 2:
-        raise _malformed("the hexadecimal text has an odd number of digits", "truncated")
-    return bytes.fromhex(digits.decode())
-
-
-def _from_base64(packed: bytes) -> bytes:
-    body = packed.rstrip(b"=")
-    alphabet = b"-_" if b"-" in body or b"_" in body else b"+/"
+def _inflated(raw: bytes) -> bytes:
     try:
-        if len(packed) != len(body) and len(packed) % 4:
-            raise binascii.Error("the padding is wrong")
-        return base64.b64decode(body + b"=" * (-len(body) % 4), altchars=alphabet, validate=True)
-    except binascii.Error as error:
-        raise _malformed("the base64 text cannot be decoded", str(error)) from error
+        return armor.inflated(raw, MAX_QUOTE_BYTES)
+    except ValueError as error:
+        raise _malformed("what should hold the quote cannot be unpacked", str(error)) from error
 
 
 def _from_json(text: bytes) -> bytes:
-    try:
-        document = json.loads(text, object_pairs_hook=_object)
-    except AttestationError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise _unreadable("the file begins like JSON but is none", str(error)[:256]) from error
-    if isinstance(document, list) and len(document) == 1:
-        (document,) = document  # a list of one report
+    document = _parsed(text)
     if isinstance(document, str):
         return _from_value(document, "the JSON text")
-    if not isinstance(document, dict):
+    if not isinstance(document, dict | list):
         raise _unreadable("the JSON holds no quote")
-    found = {name: _from_value(value, f"the member `{name}`") for name, value in _quotes(document).items()}
+    found = _quotes(document)
     if not found:
-        raise _unreadable(f"the JSON has no member `quote` (nor {', '.join(f'`{name}`' for name in MEMBERS[1:])})")
+        named = ", ".join(f"`{name}`" for name in MEMBERS[1:])
+        raise _unreadable(f"the JSON has no member `quote` (nor {named}), and nothing in it begins like a quote")
     if len(set(found.values())) > 1:
-        raise _malformed(f"the JSON holds different quotes: {', '.join(found)}")
+        raise _malformed(f"the JSON holds different quotes: {', '.join(found)}"[:400])
     return next(iter(found.values()))
 
 
-def _quotes(document: dict[str, Any], depth: int = 0) -> dict[str, Any]:
-    """The members that are quotes; where there is none, those of the objects inside, an object that is one's value included."""
-    own = {name: document[name] for name in MEMBERS if name in document and not isinstance(document[name], dict)}
-    if own or depth == MAX_NESTING:
-        return own
-    inner = [(name, _quotes(value, depth + 1)) for name, value in document.items() if isinstance(value, dict)]
-    return {f"{name}.{member}": value for name, found in inner for member, value in found.items()}
+def _parsed(text: bytes | str) -> Any:
+    try:
+        return json.loads(text, object_pairs_hook=_object)
+    except (ValueError, RecursionError) as error:
+        raise _unreadable("the file begins like JSON but is none", str(error)[:256]) from error
+
+
+def _quotes(document: Any) -> dict[str, bytes]:
+    """The quotes by where they stand: what has a known name, or else what begins like a quote."""
+    named = {path: _from_value(value, f"the member `{path}`") for path, value in _named(document)}
+    return named or dict(_unnamed(document))
+
+
+def _named(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """The members that have a known name; where there is none, those of the objects inside, an object that is one's value included."""
+    if depth > envelope.MAX_NESTING:
+        return
+    if isinstance(value, dict):
+        own = [(path + name, value[name]) for name in MEMBERS if name in value and not envelope.is_container(value[name])]
+        if own:
+            yield from own
+            return
+    for name, item in envelope.items(value):
+        yield from _named(item, f"{path}{name}.", depth + 1)
+
+
+def _unnamed(document: Any) -> Iterator[tuple[str, bytes]]:
+    """What begins like a quote, under whatever name: as text, as a list of its bytes, within JSON that is kept as a text."""
+    for path, leaf in envelope.leaves(document):
+        raw = leaf if isinstance(leaf, bytes) else _in_text(leaf, path)
+        if _is_tdx(raw):
+            yield path, raw
+
+
+def _in_text(text: str, path: str) -> bytes:
+    start = text[:16].lstrip()
+    if not start.startswith(_ENCODED) and not _DIGITS.match(start):
+        return b""
+    try:
+        return _inflated(_from_value(text, path))
+    except AttestationError:
+        return b""  # it only looked like one
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -133,22 +176,14 @@ def _from_value(value: object, what: str) -> bytes:
     if not isinstance(value, str) or not value.isascii():
         raise _malformed(f"{what} is not hexadecimal or base64 text")
     text = value.strip().encode()
-    if _HEX.match(text):
-        return _from_hex(text)
-    packed = b"".join(text.split())
-    if not _BASE64.match(packed):
-        raise _malformed(f"{what} is not hexadecimal or base64 text")
-    return _from_base64(packed)
-
-
-def _is_text(data: bytes) -> bool:
-    """Whether the bytes are text: a binary quote has NUL bytes in its first four."""
     try:
-        data.decode()
-    except UnicodeDecodeError as error:
-        if error.reason != "unexpected end of data":
-            return False
-    return not _TEXT_CONTROLS.intersection(data)
+        raw = armor.from_hex(text)
+        raw = armor.from_base64(text) if raw is None else raw
+    except ValueError as error:
+        raise _malformed(f"{what} is damaged hexadecimal or base64 text", str(error)) from error
+    if raw is None:
+        raise _malformed(f"{what} is not hexadecimal or base64 text")
+    return raw
 
 
 def _too_large(size: int, limit: int) -> AttestationError:

@@ -12,9 +12,9 @@ from chrysalis.attestation.collateral import MAX_COLLATERAL_BYTES, Collateral
 from chrysalis.attestation.freshness import FreshnessMode
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.verdict import EvidenceClass, Verdict
+from chrysalis.cli import files
 from chrysalis.cli.hexadecimal import HEX32
 from chrysalis.cli.owner_files import EXIT_NO, ask
-from chrysalis.cli.verify_bundle import read_file
 from chrysalis.clock import SystemClock, rfc3339
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.broker_evidence import BrokerEvidence, judge_broker
@@ -46,8 +46,8 @@ def command(url: str, spki: bytes, policy: Path, ear_key: bytes | None, collater
 
 def check(url: str, spki: bytes, policy: Path, ear_key: bytes | None = None, collateral: Path | None = None) -> tuple[int, Verdict | None]:
     """Exit code and verdict: 0 accepted, 1 refused; no verdict where the broker gave no evidence (it was said why)."""
-    accepts = read_policy(read_file(policy, MAX_POLICY_BYTES))
-    documents = Collateral.from_json(read_file(collateral, MAX_COLLATERAL_BYTES)) if collateral else None
+    accepts = read_policy(files.read(policy, MAX_POLICY_BYTES))
+    documents = Collateral.from_json(files.read(collateral, MAX_COLLATERAL_BYTES)) if collateral else None
     nonce = secrets.token_bytes(NONCE_BYTES)
     got: list[BrokerEvidence] = []
 

@@ -15,10 +15,10 @@ from chrysalis.api.base import Model
 from chrysalis.attestation.eventlog import MAX_LOG_BYTES
 from chrysalis.attestation.policy_envelope import read_envelope
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
+from chrysalis.cli import files
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.owner_files import OwnerFileError, OwnerFileReason, ask, owner_key, read_text
 from chrysalis.cli.times import Rfc3339
-from chrysalis.cli.verify_bundle import read_file
 from chrysalis.clock import SystemClock, rfc3339
 from chrysalis.wire import owner_token
 from chrysalis.wire.broker import (
@@ -91,7 +91,7 @@ def get(result: str, url: str, spki: str, owner: Path | None, token: Path | None
 @OUTPUT
 def inspect(file: Path, output: str) -> int:
     """Say what a bundle holds, without judging any of it; exit 2 when it is no bundle."""
-    read = BundleFile.read(read_file(file, MAX_BUNDLE_BYTES))
+    read = BundleFile.read(files.read(file, MAX_BUNDLE_BYTES))
     summary = _summary(read)
     if output == "json":
         click.echo(json.dumps(summary, indent=2))
@@ -124,7 +124,7 @@ def make(file: Path, at: datetime | None, output: str, **given: Any) -> int:
     evidence = document.evidence if isinstance(document, AttestationDocument) else document or _evidence(given)
     collateral = document.collateral if isinstance(document, AttestationDocument) else ""
     if given["collateral"]:
-        collateral = read_file(given["collateral"], MAX_COLLATERAL_CHARACTERS).decode(errors="replace")
+        collateral = files.read(given["collateral"], MAX_COLLATERAL_CHARACTERS).decode(errors="replace")
     bundle = Bundle(
         source="Files",
         made_at=SystemClock().now().replace(microsecond=0),
@@ -181,7 +181,7 @@ def _summary(read: BundleFile) -> dict[str, Any]:
 
 
 def _document(path: Path) -> AttestationDocument | Evidence:
-    raw = read_file(path, MAX_DOCUMENT_BYTES)
+    raw = files.read(path, MAX_DOCUMENT_BYTES)
     try:
         whole = json.loads(raw)
     except (ValueError, RecursionError) as error:
@@ -194,14 +194,14 @@ def _document(path: Path) -> AttestationDocument | Evidence:
 def _evidence(given: dict[str, Any]) -> Evidence:
     if missing := [name for name in ("quote", "initdata", "keys", "nonce") if given[name] is None]:
         raise click.UsageError(f"give --evidence, or --{' and --'.join(missing)}")
-    claimed = _parsed(ClaimedIdentity, given["claimed"], read_file(given["claimed"], 65536)) if given["claimed"] else ClaimedIdentity()
+    claimed = _parsed(ClaimedIdentity, given["claimed"], files.read(given["claimed"], 65536)) if given["claimed"] else ClaimedIdentity()
     try:
         return Evidence(
             nonce=given["nonce"].hex(),
             quote=_base64(given["quote"], MAX_QUOTE_BYTES),
             initdata=_base64(given["initdata"], MAX_INITDATA_BYTES),
             event_log=_base64(given["event_log"], MAX_LOG_BYTES) if given["event_log"] else "",
-            keys=_parsed(Keys, given["keys"], read_file(given["keys"], 65536)),
+            keys=_parsed(Keys, given["keys"], files.read(given["keys"], 65536)),
             claimed=claimed,
         )
     except ValidationError as error:
@@ -209,13 +209,13 @@ def _evidence(given: dict[str, Any]) -> Evidence:
 
 
 def _policy(path: Path) -> BundlePolicy:
-    text = read_file(path, MAX_POLICY_BYTES)
+    text = files.read(path, MAX_POLICY_BYTES)
     envelope = read_envelope(text)
     return BundlePolicy(envelope=envelope) if envelope else BundlePolicy(unsigned=read_policy(text))
 
 
 def _result(path: Path) -> BundleResult:
-    answer = _parsed(AttestResult, path, read_file(path, MAX_DOCUMENT_BYTES))
+    answer = _parsed(AttestResult, path, files.read(path, MAX_DOCUMENT_BYTES))
     expires: datetime = answer.expires_at
     return BundleResult(
         result_id=answer.result_id,
@@ -231,7 +231,7 @@ def _result(path: Path) -> BundleResult:
 
 
 def _base64(path: Path, limit: int) -> str:
-    return base64.b64encode(read_file(path, limit)).decode()
+    return base64.b64encode(files.read(path, limit)).decode()
 
 
 def _parsed(model: type[M], path: Path, raw: bytes) -> M:

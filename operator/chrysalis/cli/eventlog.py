@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +9,13 @@ from typing import Any
 
 import click
 
-from chrysalis.attestation import event_data, eventlog
+from chrysalis.attestation import event_data, eventlog, eventlog_file
 from chrysalis.attestation import quote as quotes
-from chrysalis.attestation.eventlog import MAX_LOG_BYTES, RTMRS, SHA384, Event
+from chrysalis.attestation.eventlog import RTMRS, SHA384, Event
 from chrysalis.attestation.quote_file import MAX_REPORT_BYTES
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.attestation.verdict import Reason
+from chrysalis.cli import files
 
 MAX_SHOWN_TEXT = 400
 EXIT_NO = 1
@@ -56,13 +56,13 @@ def command() -> None:
 def replay(file: Path, expected: tuple[tuple[int, str], ...], quote: Path | None, algorithm: str, output: str) -> int:
     """Replay a raw event log (TCG2 crypto-agile, as /sys/firmware/acpi/tables/data/CCEL holds it) and print its RTMRs.
 
-    Hexadecimal or base64 text of one is read, too.
+    Hexadecimal or base64 text of one is read, too, also in JSON; - reads standard input.
 
     A log that replays proves its digests and their order; of an event's datum only what is marked as proved.  Exit code:
     0 all registers are as given (or none was given), 1 one differs or the log's separators are unsound, 2 unreadable input.
     """
     wanted = _wanted(expected, quote)
-    events = eventlog.parse(_binary(_read(file, 4 * MAX_LOG_BYTES)))
+    events = eventlog.parse(eventlog_file.read(files.read(file, eventlog_file.MAX_FILE_BYTES)))
     registers = [value.hex() for value in eventlog.replay(events)]
     reasons = []
     wrong = [f"rtmr{index}" for index, value in sorted(wanted.items()) if registers[index] != value]
@@ -83,7 +83,7 @@ def _wanted(expected: Sequence[tuple[int, str]], quote: Path | None) -> dict[int
     wanted: dict[int, str] = {}
     given = list(expected)
     if quote is not None:
-        rtmrs = quotes.parse(quotes.read(_read(quote, MAX_REPORT_BYTES))).rtmrs
+        rtmrs = quotes.parse(quotes.read(files.read(quote, MAX_REPORT_BYTES))).rtmrs
         given += [(index, value.hex()) for index, value in enumerate(rtmrs)]
     for index, value in given:
         if wanted.setdefault(index, value) != value:
@@ -144,29 +144,3 @@ def _lines(events: Sequence[Event], registers: Sequence[str], wanted: dict[int, 
         said = "" if index not in wanted else "  as given" if wanted[index] == value else f"  DIFFERS from {wanted[index]}"
         lines.append(f"rtmr{index}  {value}  {count} events{said}")
     return lines
-
-
-def _binary(data: bytes) -> bytes:
-    """The log's bytes: a binary log begins with NUL bytes, text of one is hexadecimal or base64, in lines or not."""
-    packed = b"".join(data.removeprefix(b"\xef\xbb\xbf").split())
-    if not packed or not packed.isascii() or b"\0" in data[:32] or packed[:1] in b"[{":
-        return data
-    try:
-        return bytes.fromhex(packed.decode().lower().removeprefix("0x"))
-    except ValueError:
-        pass
-    try:
-        return base64.b64decode(packed, validate=True)
-    except ValueError:
-        return data
-
-
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise AttestationError(AttestationReason.FILE_UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
-    if len(data) > limit:
-        raise AttestationError(AttestationReason.FILE_UNREADABLE, f"{path} has more than {limit} bytes")
-    return data

@@ -10,13 +10,10 @@ from typing import Any
 
 import click
 import yaml
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from pydantic import ValidationError
 
 from chrysalis.api.policy_gpu import GpuReferenceValues, GpuRules
 from chrysalis.attestation import policy_yaml
-from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.gpu import chain, evidence, nras, rim
 from chrysalis.attestation.gpu.appraisal import RemoteCheck, appraise_gpus
 from chrysalis.attestation.gpu.evidence import GpuEvidence
@@ -24,11 +21,11 @@ from chrysalis.attestation.gpu.ocsp import MAX_RESPONSE_BYTES
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
 from chrysalis.attestation.gpu.verdict import DeviceFacts, Finding, GpuVerdict
 from chrysalis.attestation.verdict import EvidenceClass
+from chrysalis.cli import files
 from chrysalis.cli.hexadecimal import HEX32
 from chrysalis.cli.times import Rfc3339
 from chrysalis.clock import SystemClock, rfc3339
 
-MAX_ROOT_BYTES = 64 * 1024
 MAX_RULES_BYTES = 1024 * 1024
 PEM = b"-----BEGIN CERTIFICATE-----"
 NOT_COMPARED = "the measurements were NOT compared: no --rim and no --rules were given, so what runs on the GPU is not judged"
@@ -117,11 +114,11 @@ def verify(
 
 
 @command.command("rim")
-@click.argument("files", type=_PATH, nargs=-1, required=True, metavar="FILE...")
+@click.argument("paths", type=_PATH, nargs=-1, required=True, metavar="FILE...")
 @click.option("--at", type=Rfc3339(), help="Judge the signer's certificates as of this time; default: now.")
 @click.option("--rim-root", type=_PATH, help="Trust this RIM root instead of NVIDIA's.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def rim_command(files: tuple[Path, ...], at: datetime | None, rim_root: Path | None, output: str) -> int:
+def rim_command(paths: tuple[Path, ...], at: datetime | None, rim_root: Path | None, output: str) -> int:
     """Check NVIDIA's RIMs (SWID tags with an XML signature) and print the reference values for a policy's gpu.measurements.
 
     Exit code: 0 all hold, 1 one is refused (signature, signer, validity), 2 unreadable input.
@@ -130,7 +127,7 @@ def rim_command(files: tuple[Path, ...], at: datetime | None, rim_root: Path | N
     anchor = _rim_anchor(rim_root)
     values: list[GpuReferenceValues] = []
     findings: list[tuple[Path, Finding]] = []
-    for path in files:
+    for path in paths:
         data = _read(path, 2 * rim.MAX_RIM_BYTES)
         try:
             values.append(rim.digest(data, at=moment, root_sha256=anchor))
@@ -154,11 +151,11 @@ def rim_command(files: tuple[Path, ...], at: datetime | None, rim_root: Path | N
 
 def _devices(reports: Sequence[Path], chains: Sequence[Path]) -> list[GpuEvidence]:
     """All devices of all files; the chains, by --chain or among the reports, belong to the raw reports, in order."""
-    files = [_read(path, evidence.MAX_EVIDENCE_BYTES) for path in reports]
-    is_json = [data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{") for data in files]
+    given_files = [_read(path, evidence.MAX_EVIDENCE_BYTES) for path in reports]
+    is_json = [data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{") for data in given_files]
     waiting = [_read(path, 2 * chain.MAX_CHAIN_BYTES) for path in chains]
-    waiting += [data for data, json_ in zip(files, is_json, strict=True) if not json_ and PEM in data]
-    sent = [(data, json_) for data, json_ in zip(files, is_json, strict=True) if json_ or PEM not in data]
+    waiting += [data for data, json_ in zip(given_files, is_json, strict=True) if not json_ and PEM in data]
+    sent = [(data, json_) for data, json_ in zip(given_files, is_json, strict=True) if json_ or PEM not in data]
     raw = sum(not json_ for _, json_ in sent)
     if waiting and len(waiting) != raw:
         raise click.UsageError(f"there are {raw} raw reports and {len(waiting)} chains; give one for each, in the same order")
@@ -236,24 +233,15 @@ def _rim_anchor(path: Path | None) -> str:
 
 def _root(path: Path) -> bytes:
     """A root's DER, from DER or PEM; raises GpuError."""
-    data = _read(path, MAX_ROOT_BYTES)
-    try:
-        is_pem = data.lstrip().startswith(b"-----BEGIN")
-        certificate = x509.load_pem_x509_certificate(data) if is_pem else x509.load_der_x509_certificate(data)
-        return certificate.public_bytes(Encoding.DER)
-    except UNREADABLE_X509 as error:
-        raise GpuError(_R.GPU_ROOT_UNREADABLE, f"{path} is not a certificate", str(error)[:200]) from error
+    return files.root(path, _unreadable, lambda message, detail: GpuError(_R.GPU_ROOT_UNREADABLE, message, detail))
 
 
 def _read(path: Path, limit: int) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise GpuError(_R.GPU_FILE_UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
-    if len(data) > limit:
-        raise GpuError(_R.GPU_FILE_UNREADABLE, f"{path} has more than {limit} bytes")
-    return data
+    return files.read(path, limit, _unreadable)
+
+
+def _unreadable(message: str) -> GpuError:
+    return GpuError(_R.GPU_FILE_UNREADABLE, message)
 
 
 def _lines(verdict: GpuVerdict, at: datetime) -> list[str]:

@@ -23,6 +23,8 @@ WORKER = "worker"
 USERS = ("cli", "client")
 """Who gives some of them further causes."""
 _STATUS = "the platform's TCB status is …; allowed: …"
+_FILE = "… cannot be read: …; or … has more than … bytes"
+_ROOT = "… is not a certificate"
 INDIRECT: dict[str, tuple[str, str]] = {
     "TcbOutOfDate": (_STATUS, ""),
     "TcbConfigurationNeeded": (_STATUS, ""),
@@ -31,6 +33,10 @@ INDIRECT: dict[str, tuple[str, str]] = {
     "TcbStatusNotAllowed": (_STATUS, ""),
     "TdAttributesNotAllowed": ("the trust domain's TD attributes are not those of the policy", ""),
     "XfamNotAllowed": ("the trust domain's XFAM are not those of the policy", ""),
+    "FileUnreadable": (_FILE, ""),
+    "GpuFileUnreadable": (_FILE, ""),
+    "RootUnreadable": (_ROOT, ""),
+    "GpuRootUnreadable": (_ROOT, ""),
     "NvSwitchTopologyMismatch": ("GPUs and NVSwitches do not name each other", ""),
     "TooManyPlatforms": ("more platforms are asked for than are kept", ""),
     "NoSource": ("no collateral source is set, and none was preloaded for this platform", ""),

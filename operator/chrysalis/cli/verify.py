@@ -7,26 +7,23 @@ from datetime import datetime
 from pathlib import Path
 
 import click
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
+from chrysalis.attestation import eventlog_file
 from chrysalis.attestation import quote as quotes
 from chrysalis.attestation.appraisal import appraise
-from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.collateral import MAX_COLLATERAL_BYTES, Collateral
-from chrysalis.attestation.eventlog import MAX_LOG_BYTES
 from chrysalis.attestation.freshness import Freshness, FreshnessMode, Revocation
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.quote_file import MAX_REPORT_BYTES
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.attestation.verdict import EvidenceClass, Reason, Verdict
+from chrysalis.cli import files
 from chrysalis.cli.times import Rfc3339
 from chrysalis.cli.verify_bundle import bundle_options
 from chrysalis.clock import SystemClock, rfc3339
 
 OFFLINE = {"mode": FreshnessMode.OFFLINE.value, "freshness": Freshness.NOT_CHECKED.value, "revocation": Revocation.NOT_CHECKED.value}
 """What a verdict over files says of itself: nobody here knows when the evidence was made (design: what a client can know)."""
-MAX_ROOT_BYTES = 64 * 1024
 MAX_INITDATA_BYTES = 256 * 1024
 UNREADABLE = {AttestationReason.QUOTE_UNREADABLE, AttestationReason.QUOTE_TOO_LARGE}
 """What says nothing about the evidence: exit 2.  Every other flaw of a quote is a verdict: exit 1."""
@@ -39,7 +36,11 @@ UNREADABLE = {AttestationReason.QUOTE_UNREADABLE, AttestationReason.QUOTE_TOO_LA
 @click.option("--at", type=Rfc3339(), help="Judge as of this time; default: now.")
 @click.option("--root", "roots", type=click.Path(path_type=Path), multiple=True, help="Trust this root certificate instead of Intel's.")
 @click.option("--initdata", type=click.Path(path_type=Path), help="The initdata's TOML, for policies that judge it.")
-@click.option("--event-log", type=click.Path(path_type=Path), help="The boot event log (CCEL), for policies that require it.")
+@click.option(
+    "--event-log",
+    type=click.Path(path_type=Path),
+    help="The boot event log (CCEL; binary, hexadecimal, base64), for policies that require it.",
+)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @bundle_options
 def command(
@@ -54,13 +55,16 @@ def command(
 ) -> int:
     """Judge an Intel TDX quote: genuine, up to date, and allowed by a policy.
 
-    QUOTE is binary, hexadecimal, base64, or JSON with a member `quote`; at most 64 KiB of it are a quote.  Without --policy
-    only genuineness and TCB status are judged, and nothing but UpToDate is accepted.  Exit code: 0 accepted, 1 refused, 2 unreadable input.
+    QUOTE is binary, hexadecimal, base64, or JSON that holds one of these, as vendors' tools write it; at most 64 KiB of it are a
+    quote, and - reads standard input.  Without --policy only genuineness and TCB status are judged, and nothing but UpToDate is
+    accepted.
+
+    Exit code: 0 accepted, 1 refused, 2 unreadable input.
     """
     moment = at or SystemClock().now()
-    data = _read(quote, MAX_REPORT_BYTES, AttestationReason.QUOTE_TOO_LARGE)
-    spec = read_policy(_read(policy, MAX_POLICY_BYTES)) if policy else None
-    anchors = [_root(path) for path in roots]
+    data = files.read(quote, MAX_REPORT_BYTES, too_large=_too_large)
+    spec = read_policy(files.read(policy, MAX_POLICY_BYTES)) if policy else None
+    anchors = [files.root(path) for path in roots]
     raw, flaw = b"", None
     try:
         raw = quotes.read(data)
@@ -70,7 +74,9 @@ def command(
         flaw = Reason.from_error(error)
     if collateral is None:
         raise AttestationError(AttestationReason.COLLATERAL_MISSING, "no collateral was given; without it nothing can be verified")
-    documents = Collateral.from_json(_read(collateral, MAX_COLLATERAL_BYTES))
+    documents = Collateral.from_json(files.read(collateral, MAX_COLLATERAL_BYTES))
+    toml = files.read(initdata, MAX_INITDATA_BYTES) if initdata else None
+    log = eventlog_file.read(files.read(event_log, eventlog_file.MAX_FILE_BYTES)) if event_log else None
     if flaw is not None:
         return _show(Verdict.refused(flaw, scope="Policy" if spec else "GenuinenessAndTcb"), moment, output)
     verdict = appraise(
@@ -79,32 +85,14 @@ def command(
         policy=spec,
         at=moment,
         roots=anchors,
-        initdata=_read(initdata, MAX_INITDATA_BYTES) if initdata else None,
-        event_log=_read(event_log, MAX_LOG_BYTES) if event_log else None,
+        initdata=toml,
+        event_log=log,
     )
     return _show(verdict, moment, output)
 
 
-def _read(path: Path, limit: int, too_large: AttestationReason = AttestationReason.FILE_UNREADABLE) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise AttestationError(AttestationReason.FILE_UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
-    if len(data) > limit:
-        raise AttestationError(too_large, f"{path} has more than {limit} bytes")
-    return data
-
-
-def _root(path: Path) -> bytes:
-    """A trust anchor's DER, from DER or PEM."""
-    data = _read(path, MAX_ROOT_BYTES)
-    try:
-        is_pem = data.lstrip().startswith(b"-----BEGIN")
-        certificate = x509.load_pem_x509_certificate(data) if is_pem else x509.load_der_x509_certificate(data)
-        return certificate.public_bytes(Encoding.DER)
-    except UNREADABLE_X509 as error:
-        raise AttestationError(AttestationReason.ROOT_UNREADABLE, f"{path} is not a certificate", str(error)) from error
+def _too_large(message: str) -> AttestationError:
+    return AttestationError(AttestationReason.QUOTE_TOO_LARGE, message)
 
 
 def _show(verdict: Verdict, at: datetime, output: str) -> int:

@@ -13,8 +13,8 @@ import click
 
 from chrysalis.attestation.freshness import FreshnessMode, Revocation
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
-from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.attestation.verdict import EvidenceClass
+from chrysalis.cli import files
 from chrysalis.cli.hexadecimal import HEX32
 from chrysalis.clock import rfc3339
 from chrysalis.wire.bundle import MAX_BUNDLE_BYTES, BundleFile
@@ -70,30 +70,19 @@ def verify(
     nonce: bytes | None,
 ) -> int:
     """Judge and print; the exit code.  Raises WireError and AttestationError for what cannot be read (exit 2)."""
-    from chrysalis.cli.verify import _root  # the anchor's reader; imported late, since that module imports this one
-
     judgement = judge(
-        BundleFile.read(read_file(bundle, MAX_BUNDLE_BYTES)),
+        BundleFile.read(files.read(bundle, MAX_BUNDLE_BYTES)),
         Expectations(
             at=at,
-            policy=read_policy(read_file(policy, MAX_POLICY_BYTES)) if policy else None,
+            policy=read_policy(files.read(policy, MAX_POLICY_BYTES)) if policy else None,
             owner=owner,
             ear_key=ear_key,
             nonce=nonce,
-            roots=[_root(path) for path in roots],
+            roots=[files.root(path) for path in roots],
         ),
     )
     click.echo(json.dumps(judgement.to_json(), indent=2) if output == "json" else "\n".join(lines(judgement)))
     return 0 if judgement.accepted else 1
-
-
-def read_file(path: Path, limit: int) -> bytes:
-    """A file's bytes, at most one more than `limit`; raises AttestationError (FileUnreadable)."""
-    try:
-        with path.open("rb") as file:
-            return file.read(limit + 1)
-    except OSError as error:
-        raise AttestationError(AttestationReason.FILE_UNREADABLE, f"{path} cannot be read: {error.strerror}") from error
 
 
 def lines(judgement: Judgement) -> list[str]:

@@ -1,0 +1,96 @@
+"""The boot event log out of a file: binary, also in gzip; hexadecimal or base64 text of it; JSON around one of these.
+
+Judges form only.  A log in JSON (a list of digests, as some runtimes keep for what they extend themselves) is not the
+firmware's log and is not read.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from chrysalis.attestation import armor, envelope
+from chrysalis.attestation.eventlog import EV_NO_ACTION, MAX_LOG_BYTES, PADDING, SIGNATURE
+from chrysalis.attestation.reasons import AttestationError, AttestationReason
+
+MAX_FILE_BYTES = 6 * MAX_LOG_BYTES
+"""Of a file that holds a log as text."""
+_HEADER_BYTES = 32
+_TEXT_OF_HEADER = 4 * (_HEADER_BYTES + len(SIGNATURE))
+
+
+def read(data: bytes) -> bytes:
+    """The log's bytes; what is in no such form is given as it is, for the parser to say what is wrong.
+
+    Raises AttestationError (EventLogMalformed) for text and JSON in which there is no log, or more than one.
+    """
+    if len(data) > MAX_FILE_BYTES:
+        raise _malformed(f"the file of the event log has {len(data)} bytes; at most {MAX_FILE_BYTES} are read")
+    text = armor.written(data)
+    if not text:
+        raise _malformed("the file of the event log is empty")
+    if data[:2] == armor.GZIP:
+        return _inflated(data)
+    if b"\0" in data[:_HEADER_BYTES] or not armor.is_text(text):
+        return data
+    if text[:1] in (b"{", b"["):
+        return _from_json(text)
+    raw = _from_text(text)
+    if raw is None:
+        raise _malformed("the file is text, but neither a log in hexadecimal or base64, nor JSON around one")
+    return raw
+
+
+def begins_like_a_log(raw: bytes) -> bool:
+    """Whether the bytes begin with the header of a crypto-agile log (a Spec ID event)."""
+    kind = int.from_bytes(raw[4:8], "little")
+    return kind == EV_NO_ACTION and raw[_HEADER_BYTES : _HEADER_BYTES + len(SIGNATURE)] == SIGNATURE
+
+
+def _from_json(text: bytes) -> bytes:
+    try:
+        document: Any = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(f"the file begins like JSON but is none: {str(error)[:200]}") from error
+    found: dict[bytes, tuple[str, bytes]] = {}  # by the log without what fills up its table, which differs from copy to copy
+    for path, leaf in envelope.leaves(document):
+        if (raw := _log_of(leaf)) is not None:
+            found.setdefault(raw.rstrip(PADDING), (path, raw))
+    if not found:
+        raise _malformed("this is a log in JSON, or JSON without a log; only the firmware's own binary log is read")
+    if len(found) > 1:
+        raise _malformed(f"the JSON holds different logs: {', '.join(path for path, _ in found.values())}"[:400])
+    return next(raw for _, raw in found.values())
+
+
+def _log_of(leaf: str | bytes) -> bytes | None:
+    """The log that a text or a list of bytes holds; most texts of a report are something else, and soon known as such."""
+    if isinstance(leaf, bytes):
+        return leaf if begins_like_a_log(leaf) else None
+    if len(leaf) < _TEXT_OF_HEADER // 2 or not leaf.isascii():
+        return None
+    try:
+        raw = _from_text(leaf.strip().encode())
+    except AttestationError:
+        return None
+    return raw if raw is not None and begins_like_a_log(raw) else None
+
+
+def _from_text(text: bytes) -> bytes | None:
+    try:
+        raw = armor.from_hex(text)
+        raw = armor.from_base64(text) if raw is None else raw
+    except ValueError as error:
+        raise _malformed(f"the text of the event log is damaged: {error}") from error
+    return None if raw is None else _inflated(raw)
+
+
+def _inflated(raw: bytes) -> bytes:
+    try:
+        return armor.inflated(raw, MAX_LOG_BYTES)
+    except ValueError as error:
+        raise _malformed(f"what should hold the event log cannot be unpacked: {error}") from error
+
+
+def _malformed(message: str) -> AttestationError:
+    return AttestationError(AttestationReason.EVENT_LOG_MALFORMED, message)
