@@ -16,12 +16,11 @@ from chrysalis.api.policy import Envelope
 from chrysalis.attestation.freshness import Freshness, FreshnessMode
 from chrysalis.attestation.policy_envelope import read_envelope
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
-from chrysalis.cli import onchain
+from chrysalis.cli import files, onchain
 from chrysalis.cli.bundle import write_bundle
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.main import EXIT_NO, EXIT_UNREACHABLE
 from chrysalis.cli.owner_files import owner_key, read_text
-from chrysalis.cli.verify_bundle import read_file
 from chrysalis.client.ear_mode import PolicyPin
 from chrysalis.client.reasons import ClientError
 from chrysalis.client.receipt_file import ReceiptFile
@@ -119,7 +118,7 @@ def command(
         mode=FreshnessMode(mode),
         policy_pin=_pin(envelope, policy_owner, policy_name, ear_key) if mode == FreshnessMode.EAR else None,
         max_ear_age_seconds=max_ear_age,
-        collateral=read_file(collateral, MAX_COLLATERAL_CHARACTERS).decode(errors="replace") if collateral else None,
+        collateral=files.read(collateral, MAX_COLLATERAL_CHARACTERS).decode(errors="replace") if collateral else None,
         revocation=_revocation(FreshnessMode(mode), **asking),
         sni=sni,
     )
