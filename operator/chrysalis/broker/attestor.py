@@ -18,6 +18,7 @@ from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.nonces import SKEW_SECONDS, Nonces, replayed
 from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.rooms import Inputs
 from chrysalis.broker.signed_results import SignedResults
 from chrysalis.broker.state_keys import StateKeys
 from chrysalis.broker.store import Basis, Kept, NewEvidence, Store, StoredResult
@@ -91,26 +92,26 @@ class Attestor:
         try:
             expires = self._nonces.check(bytes.fromhex(nonce))  # 1
             with self._nonces.in_use(nonce):
-                spent, shared = self._store.attempt(nonce, unix(self._clock.now()))
+                spent, inputs = self._store.attempt(nonce, unix(self._clock.now()))
                 if spent:
                     raise replayed()
                 with self._metrics.attestation_seconds.time():
-                    return self._attest(evidence, unix(expires) + 2 * SKEW_SECONDS, shared)
+                    return self._attest(evidence, unix(expires) + 2 * SKEW_SECONDS, inputs)
         except EvidenceRefused:
             raise
         except BrokerError as error:
             self._metrics.attestations.labels("Refused", error.reason).inc()
             raise
 
-    def _attest(self, evidence: Evidence, nonce_expires_at: int, shared: int) -> AttestResult:
+    def _attest(self, evidence: Evidence, nonce_expires_at: int, inputs: Inputs) -> AttestResult:
         for _ in range(ATTEMPTS):
-            case = self._judge.judge(evidence, self._clock.now())  # 2
+            case = self._judge.judge(evidence, self._clock.now(), inputs=inputs)  # 2
             view, answer = self._decide(case)
-            if self._keep(case, view, nonce_expires_at, shared):  # 3
+            if self._keep(case, view, nonce_expires_at, inputs.shared):  # 3
                 if answer is None:
                     raise EvidenceRefused(view.result_id, case.reasons)
                 return answer
-            shared = self._store.shared_inputs()
+            inputs = self._store.inputs()
         raise BrokerError(BrokerReason.BUSY, "the policy or its inputs change faster than evidence is judged", "try again in a second")
 
     def _decide(self, case: Case) -> tuple[ResultView, AttestResult | None]:

@@ -37,6 +37,7 @@ from chrysalis.broker.collateral_store import Kept, Row
 from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.pccs import CollateralFetcher
 from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.remembered import Remembered
 from chrysalis.broker.store import Store
 from chrysalis.clock import Clock, from_unix, rfc3339, unix
 
@@ -94,6 +95,7 @@ class CollateralCache:
         self._replica = secrets.token_hex(8)
         self._lock = threading.Lock()  # of the members below
         self._anchors: dict[str, TrustAnchor] = {INTEL_ANCHOR.sha256: INTEL_ANCHOR}
+        self._known: Remembered[tuple[DocumentKey, ...], dict[DocumentKey, Row]] = Remembered(JOINED)
         self._joined: OrderedDict[tuple[str, ...], Collateral] = OrderedDict()
         # Whoever owns a simulated root certifies any number of platforms; real ones do not queue behind those.
         self._allowances = {real: schedule.Allowance(UNKNOWN_BURST, UNKNOWN_PER_MINUTE, clock.monotonic()) for real in (False, True)}
@@ -103,18 +105,22 @@ class CollateralCache:
         self._preload: tuple[Path, ...] = ()
         self._loaded: dict[Path, tuple[int, int]] = {}
 
-    def for_quote(self, quote: Quote, anchor: TrustAnchor, at: datetime, *, ask: bool = True) -> Collateral:
+    def for_quote(self, quote: Quote, anchor: TrustAnchor, at: datetime, *, ask: bool = True, shared: int | None = None) -> Collateral:
         """The collateral of a quote's platform under a trust anchor; may ask for what is missing or has ended.
 
+        shared: `Inputs.shared` as read a moment ago: documents that serve are not replaced without it.
         It may still have ended when no source answers: the appraisal then refuses it (CollateralExpired).  Raises
         AttestationError for a quote that is not proved to be of a platform under the anchor, BrokerError
         (CollateralUnavailable, CollateralMissing) where a document was never had.
         """
         platform = pck_chain.claimed(quote)
         keys = self.keys(platform, anchor)
-        rows = self._store.collateral_rows(keys)
         now = unix(at)
+        rows = self._known.find(keys, shared, lambda: self._store.collateral_rows(keys)) or {}
         wanting = [key for key in keys if not _serves(rows.get(key), now)]
+        if wanting and shared is not None:  # one that comes for the first time replaces none
+            rows = self._store.collateral_rows(keys)
+            wanting = [key for key in keys if not _serves(rows.get(key), now)]
         if wanting:
             if pck_chain.prove(quote, anchor, at) != platform:
                 raise AttestationError(_CODE.CERTIFICATE_INVALID, "the quote names one platform and is certified for another")

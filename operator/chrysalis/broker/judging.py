@@ -28,6 +28,7 @@ from chrysalis.broker.gpu_store import Holder
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.records import OwnersRecords
 from chrysalis.broker.reference_values import References
+from chrysalis.broker.rooms import Inputs
 from chrysalis.broker.state_keys import StateKeys
 from chrysalis.broker.store import Store, StoredKey
 from chrysalis.clock import unix
@@ -58,6 +59,8 @@ class Case:
     verdict: Verdict | None = None
     gpu: GpuVerdict | None = None
     """None where the policy does not judge GPUs."""
+    inputs: Inputs | None = None
+    """As read before the judgement; None where everything is read anew."""
 
     @property
     def evidence_class(self) -> EvidenceClass | None:
@@ -119,7 +122,9 @@ class Judge:
         self._keys = keys
         self._placement = placement
 
-    def judge(self, evidence: Evidence, at: datetime, *, policy: SignedPolicy | None = None, prove: bool = True) -> Case:
+    def judge(
+        self, evidence: Evidence, at: datetime, *, policy: SignedPolicy | None = None, prove: bool = True, inputs: Inputs | None = None
+    ) -> Case:
         """Judge evidence at a time.
 
         1. Initdata: of the form that Chrysalis renders; it names this broker.
@@ -132,10 +137,10 @@ class Judge:
         6. Evidence class: the weakest of domain and GPUs, one that the key record allows.
 
         policy: in place of the stored one of step 3.  prove: collateral that is missing may be asked for, once the quote's
-        platform is proved.
+        platform is proved.  inputs: as read a moment ago, so that what is known of that state is not read again.
         Never raises for what the evidence is; the case holds the reasons.
         """
-        case = Case(evidence=evidence, at=at.replace(microsecond=0))
+        case = Case(evidence=evidence, at=at.replace(microsecond=0), inputs=inputs)
         try:
             self._judge(case, policy, prove)
         except ChrysalisError as error:
@@ -148,7 +153,7 @@ class Judge:
         case.initdata = initdata_form.parse(toml)  # 1
         self._check_pin(case, case.initdata)
         case.record = self._record(case, case.initdata)  # 2
-        case.policy = policy or self._policy(case.record)  # 3
+        case.policy = policy or self._policy(case, case.record)  # 3
         if case.policy.spec.version < case.record.min_policy_version:
             case.refuse(
                 BrokerReason.POLICY_TOO_OLD,
@@ -188,7 +193,7 @@ class Judge:
 
     def _record(self, case: Case, initdata: Initdata) -> KeyRecord:
         model = initdata.identity.model
-        stored: StoredKey | None = self._store.key(model.key_id)
+        stored: StoredKey | None = self._store.key(model.key_id, case.inputs and case.inputs.records)
         if stored is None:
             raise BrokerError(
                 BrokerReason.KEY_UNKNOWN,
@@ -207,8 +212,8 @@ class Judge:
         check_isolation(record, initdata.identity.isolation)
         return record
 
-    def _policy(self, record: KeyRecord) -> SignedPolicy:
-        policy = self._records.policy_of(record)
+    def _policy(self, case: Case, record: KeyRecord) -> SignedPolicy:
+        policy = self._records.policy_of(record, case.inputs and case.inputs.records)
         if policy is None:
             raise BrokerError(
                 BrokerReason.POLICY_MISSING,
@@ -223,7 +228,7 @@ class Judge:
         parsed = quote.parse(raw)
         bound = binding.bind(**_bound_parts(evidence, initdata), gpu_digest=gpus.digest(evidence.gpu))
         event_log = decode("eventLog", evidence.event_log) or None
-        collateral = self._collateral_of(parsed, policy, case.at, prove)
+        collateral = self._collateral_of(parsed, policy, case, prove)
         verdict = appraise(
             quote=raw,
             collateral=collateral,
@@ -238,8 +243,9 @@ class Judge:
             case.collateral = collateral
         return verdict
 
-    def _collateral_of(self, parsed: Quote, policy: SignedPolicy, at: datetime, prove: bool) -> Collateral:
-        return self._collateral.for_quote(parsed, anchor.of_policy(policy.spec), at, ask=prove)
+    def _collateral_of(self, parsed: Quote, policy: SignedPolicy, case: Case, prove: bool) -> Collateral:
+        shared = case.inputs and case.inputs.shared
+        return self._collateral.for_quote(parsed, anchor.of_policy(policy.spec), case.at, ask=prove, shared=shared)
 
 
 def _bound_parts(evidence: Evidence, initdata: Initdata) -> dict[str, Any]:

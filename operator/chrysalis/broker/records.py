@@ -116,12 +116,13 @@ class OwnersRecords:
             )
         return _record(stored.record)
 
-    def policy_of(self, record: KeyRecord) -> SignedPolicy | None:
+    def policy_of(self, record: KeyRecord, records: int | None = None) -> SignedPolicy | None:
         """The policy that the record's owner bound the key to, in its current version; None when there is none.
 
+        records: `Inputs.records` as read a moment ago, where it was.
         Raises BrokerError (StateUnusable) when what is stored is not what that owner signed.
         """
-        stored = self._store.policy(record.owner_public_key, record.policy_name)
+        stored = self._store.policy(record.owner_public_key, record.policy_name, records)
         return None if stored is None else _policy(stored)
 
     def _allowance(self, owner: str) -> Allowance | None:

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from typing import TypeVar
 
 from sqlalchemy import Connection, bindparam, delete, func, insert, select
 
 from chrysalis.broker import audit_store, quota_store, reappraisal_store
 from chrysalis.broker.audit import AuditEvent
+from chrysalis.broker.database import Database
 from chrysalis.broker.prepared import Prepared
 from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reappraisal_store import Cause
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.rooms import Room
+from chrysalis.broker.remembered import Remembered
+from chrysalis.broker.rooms import Counter, Room, count
 from chrysalis.broker.tables import key_records, policies
 
+T = TypeVar("T")
 _OWNERS = (policies.c.owner == bindparam("owner"), policies.c.name == bindparam("name"))
 _K, _P = key_records.c, policies.c
 _KEY = Prepared(
@@ -61,10 +65,14 @@ class StoredPolicy:
 class RecordsRoom(Room):
     """Key records and policies."""
 
-    def key(self, key_id: str) -> StoredKey | None:
-        """The key record, or None."""
-        with self.database.reading() as db:
-            return _key(db, key_id)
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self._keys: Remembered[str, StoredKey] = Remembered()
+        self._policies: Remembered[tuple[str, str], StoredPolicy] = Remembered()
+
+    def key(self, key_id: str, records: int | None = None) -> StoredKey | None:
+        """The key record, or None.  records: `Inputs.records` as read a moment ago; what was read under it is not read again."""
+        return self._keys.find(key_id, records, lambda: self._read(_key, key_id))
 
     def put_key(self, key: StoredKey, now: int, allowance: Allowance | None = None) -> bool:
         """Store a new or higher version; False when it is the stored one already.
@@ -88,15 +96,19 @@ class RecordsRoom(Room):
                 db.execute(delete(key_records).where(key_records.c.key_id == key.key_id))
                 reappraisal_store.request(db, Cause.KEY_RECORD_CHANGED, now, key_id=key.key_id)
             db.execute(insert(key_records).values(**vars(key), updated_at=now))
+            count(db, Counter.RECORDS)
             audit_store.append(db, now, AuditEvent.KEY_STORED, {"keyId": key.key_id, "owner": key.owner, "version": key.version})
             return True
 
         return self.database.transact(put)
 
-    def policy(self, owner: str, name: str) -> StoredPolicy | None:
-        """The owner's policy of this name in its highest version, or None."""
+    def policy(self, owner: str, name: str, records: int | None = None) -> StoredPolicy | None:
+        """The owner's policy of this name in its highest version, or None.  records: as in `key`."""
+        return self._policies.find((owner, name), records, lambda: self._read(_policy, owner, name))
+
+    def _read(self, what: Callable[..., T], *names: str) -> T:
         with self.database.reading() as db:
-            return _policy(db, owner, name)
+            return what(db, *names)
 
     def policies_named(self, name: str, owners: Collection[str] | None) -> list[StoredPolicy]:
         """The newest version of each of these owners' policies of a name (None: of every owner), by owner."""
@@ -128,6 +140,7 @@ class RecordsRoom(Room):
             if allowance is not None:
                 quota_store.check_policy(db, allowance, policy.owner, policy.name, len(policy.payload) + len(policy.envelope))
             db.execute(insert(policies).values(**vars(policy), stored_at=now))
+            count(db, Counter.RECORDS)
             audit_store.append(db, now, AuditEvent.POLICY_STORED, {"name": policy.name, "owner": policy.owner, "version": policy.version})
             if held is not None:
                 reappraisal_store.request(db, Cause.POLICY_CHANGED, now, owner=policy.owner, policy_name=policy.name)

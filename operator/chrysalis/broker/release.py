@@ -13,6 +13,7 @@ from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.reappraisal import revocation_of
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.records import OwnersRecords, key_context
+from chrysalis.broker.rooms import Inputs
 from chrysalis.broker.signed_results import SignedResults
 from chrysalis.broker.state_keys import StateKeys
 from chrysalis.broker.store import Revocation, Store, StoredKey, StoredResult
@@ -73,15 +74,17 @@ class Results:
 
     def _release(self, key_id: str, request: ReleaseRequest) -> WrappedKey | None:
         """One attempt; None when what it was checked against has changed before it was in the audit log."""
-        stored, result = self._store.key(key_id), self._store.result(request.result_id)
+        found = self._store.releasing(request.result_id)
+        result, inputs, awaited = found or (None, None, False)
+        stored = None if inputs is None else self._store.key(key_id, inputs.records)
         now = unix(self._clock.now())
         try:
-            if result is None:  # 1; first, so that a stranger without a result does not learn which keys there are
+            if result is None or inputs is None:  # 1; first, so that a stranger without a result does not learn which keys there are
                 raise BrokerError(BrokerReason.RESULT_UNKNOWN, "there is no such result", ATTEST_AGAIN)
             if stored is None:
                 raise BrokerError(BrokerReason.KEY_UNKNOWN, f"there is no key record {key_id!r}", "let the model's owner store it")
-            token = self._check(stored, result, now)
-            judged = self._judge_again(result)
+            token = self._check(stored, result, now, inputs)
+            judged = self._judge_again(result) if awaited else frozenset()
             info = hpke.model_key_info(key_id, token.result.model_digest, result.result_id)
             secret = self._encryption.decrypt(stored.sealed_key, key_context(key_id, stored.owner, stored.record))
             wrapped = hpke.wrap(bytes.fromhex(token.keys.hpke), secret, info)
@@ -213,7 +216,7 @@ class Results:
             raise BrokerError(BrokerReason.RESULT_UNKNOWN, "there is no such result", "list the results with GET /v1/results")
         return result
 
-    def _check(self, stored: StoredKey, result: StoredResult, now: int) -> Ear:
+    def _check(self, stored: StoredKey, result: StoredResult, now: int, inputs: Inputs) -> Ear:
         """Steps 2 to 4; the result's facts come from the token that this broker signed."""
         if result.verdict != "Accepted":  # 2
             raise BrokerError(BrokerReason.RESULT_REFUSED, "this attempt to attest was refused", "see its reasons")
@@ -228,7 +231,7 @@ class Results:
             # The columns beside the token chose the row; who may write to the database chooses them.
             raise BrokerError(BrokerReason.RESULT_FOR_ANOTHER_KEY, "the result's token is of another result or key", ATTEST_AGAIN)
         record = self._records.record(stored)
-        policy = self._records.policy_of(record)  # 3
+        policy = self._records.policy_of(record, inputs.records)  # 3
         if policy is None or (policy.name, policy.spec.version) != (token.result.policy_name, token.result.policy_version):
             raise BrokerError(BrokerReason.POLICY_CHANGED, "the owner has stored another policy since", ATTEST_AGAIN)
         if policy.spec.version < record.min_policy_version:

@@ -25,7 +25,7 @@ from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reappraisal_store import Sweep
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.records_store import VERSIONS
-from chrysalis.broker.rooms import Counter, Room, count, counted, insert_new
+from chrysalis.broker.rooms import INPUTS, Counter, Inputs, Room, count, counted, insert_new
 from chrysalis.broker.tables import counters, reappraisals, releases, results, spent_nonces
 
 MAX_REFUSED_RESULTS = 10_000
@@ -41,14 +41,13 @@ _ATTEMPT = Prepared(
         select(spent_nonces.c.nonce)
         .where(spent_nonces.c.nonce == bindparam("nonce"), spent_nonces.c.expires_at > bindparam("now"))
         .scalar_subquery(),
-        select(counters.c.value).where(counters.c.name == Counter.SHARED.value).scalar_subquery(),
+        *INPUTS,
     )
 )
+_INPUTS = Prepared(select(*INPUTS))
 _EXPIRED_NONCES = Prepared(delete(spent_nonces).where(spent_nonces.c.expires_at <= bindparam("now")))
-_SHARED, _CHANGES = (
-    select(counters.c.value).where(counters.c.name == counter.value).scalar_subquery() for counter in (Counter.SHARED, Counter.CHANGES)
-)
-_STANDING = Prepared(select(_SPENT_EVER, _CHANGES, *VERSIONS, _SHARED))
+_CHANGES = select(counters.c.value).where(counters.c.name == Counter.CHANGES.value).scalar_subquery()
+_STANDING = Prepared(select(_SPENT_EVER, _CHANGES, *VERSIONS, INPUTS[0]))
 """What an attestation looks at before it is stored; the writers' lock keeps it so until then."""
 _RELEASABLE = Prepared(
     select(
@@ -112,6 +111,10 @@ class StoredResult:
 
 _MEMBERS = tuple(member.name for member in fields(StoredResult))
 _RESULT = Prepared(select(*(results.c[name] for name in _MEMBERS)).where(results.c.result_id == bindparam("result_id")))
+_SWEEPS = select(func.count()).select_from(reappraisals).scalar_subquery()
+_RELEASING = Prepared(
+    select(*INPUTS, _SWEEPS, *(results.c[name] for name in _MEMBERS)).where(results.c.result_id == bindparam("result_id"))
+)
 _SPEND = insert(spent_nonces).inline().values(nonce=bindparam("nonce"), expires_at=bindparam("nonce_expires_at"))
 _ADD = insert(results).inline().values({name: bindparam(name) for name in ("seq", "changed", *_MEMBERS)})
 
@@ -179,11 +182,11 @@ class ResultsRoom(Room):
 
     # Nonces
 
-    def attempt(self, nonce: str, now: int) -> tuple[bool, int]:
-        """`nonce_spent` and `shared_inputs`, in one look at the database."""
+    def attempt(self, nonce: str, now: int) -> tuple[bool, Inputs]:
+        """`nonce_spent` and `inputs`, in one look at the database."""
         with self.database.reading() as db:
-            spent, shared = _ATTEMPT.row(db, {"nonce": nonce, "now": now}) or (None, 0)
-        return spent is not None, int(shared)
+            spent, shared, records = _ATTEMPT.row(db, {"nonce": nonce, "now": now}) or (None, 0, 0)
+        return spent is not None, Inputs(shared, records)
 
     def nonce_spent(self, nonce: str, now: int) -> bool:
         """Whether a nonce is known as spent; it can be spent by another request at any moment, see `keep`."""
@@ -205,10 +208,10 @@ class ResultsRoom(Room):
 
     # Results
 
-    def shared_inputs(self) -> int:
-        """For `Basis.shared`."""
+    def inputs(self) -> Inputs:
+        """How often what judgements rest on has changed."""
         with self.database.reading() as db:
-            return counted(db, Counter.SHARED)
+            return Inputs(*(_INPUTS.row(db, {}) or (0, 0)))
 
     def keep(
         self, result: StoredResult, *, evidence: NewEvidence, nonce: str, nonce_expires_at: int, basis: Basis | None, now: int
@@ -270,6 +273,12 @@ class ResultsRoom(Room):
         with self.database.reading() as db:
             row = _RESULT.row(db, {"result_id": result_id})
         return None if row is None else StoredResult(*row)
+
+    def releasing(self, result_id: str) -> tuple[StoredResult, Inputs, bool] | None:
+        """A result whose key is asked for, `inputs`, and whether any evidence is still to be judged again; None without it."""
+        with self.database.reading() as db:
+            row = _RELEASING.row(db, {"result_id": result_id})
+        return None if row is None else (StoredResult(*row[3:]), Inputs(*row[:2]), row[2] > 0)
 
     def results(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ClauseElement, Connection, Table, bindparam, select, update
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
@@ -21,6 +21,23 @@ class Counter(StrEnum):
     CHANGES = "changes"  # of results
     INPUTS = "inputs"  # requests to judge stored evidence again
     SHARED = "shared"  # those requests that concern everybody's
+    RECORDS = "records"  # changes of key records and policies
+
+
+class Inputs(NamedTuple):
+    """How often what judgements rest on had changed, at one moment; what was read under the same number is what is there.
+
+    shared: collateral and reference values.  records: key records and policies.
+    """
+
+    shared: int
+    records: int
+
+
+INPUTS = tuple(
+    select(counters.c.value).where(counters.c.name == counter.value).scalar_subquery() for counter in (Counter.SHARED, Counter.RECORDS)
+)
+"""The two numbers of `Inputs`, for a statement that asks for other things as well."""
 
 
 class Room:

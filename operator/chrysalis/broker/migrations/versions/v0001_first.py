@@ -109,7 +109,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(32), primary_key=True),
         sa.Column("value", sa.BigInteger, nullable=False),
     )
-    op.bulk_insert(counters, [{"name": name, "value": 0} for name in ("changes", "inputs", "shared")])
+    op.bulk_insert(counters, [{"name": name, "value": 0} for name in ("changes", "inputs", "shared", "records")])
     op.create_table(
         "releases",
         sa.Column("result_id", sa.String(36), sa.ForeignKey("results.result_id", ondelete="CASCADE"), primary_key=True),
