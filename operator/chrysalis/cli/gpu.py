@@ -152,7 +152,7 @@ def rim_command(paths: tuple[Path, ...], at: datetime | None, rim_root: Path | N
 def _devices(reports: Sequence[Path], chains: Sequence[Path]) -> list[GpuEvidence]:
     """All devices of all files; the chains, by --chain or among the reports, belong to the raw reports, in order."""
     given_files = [_read(path, evidence.MAX_EVIDENCE_BYTES) for path in reports]
-    is_json = [data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{") for data in given_files]
+    is_json = [evidence.is_json(data) for data in given_files]
     waiting = [_read(path, 2 * chain.MAX_CHAIN_BYTES) for path in chains]
     waiting += [data for data, json_ in zip(given_files, is_json, strict=True) if not json_ and PEM in data]
     sent = [(data, json_) for data, json_ in zip(given_files, is_json, strict=True) if json_ or PEM not in data]

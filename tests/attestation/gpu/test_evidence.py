@@ -27,6 +27,21 @@ def _renamed(**names: str) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in ENTRY.items()}
 
 
+def _packed(document: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(document).encode()).decode().rstrip("=")
+
+
+PARTS = [part.strip() + "\n-----END CERTIFICATE-----" for part in DEVICE.chain.decode().split("-----END CERTIFICATE-----")[:-1]]
+URLSAFE = base64.urlsafe_b64encode(REPORT).decode().rstrip("=")
+ITEM = {
+    "__cmwc_t": "tag:vendor.example,2026:evidence-item/v1",
+    "evidence": ["application/vnd.vendor.spdm-measurement-transcript", URLSAFE],
+    "certificate": ["application/vnd.vendor.pem-cert-chain", ENTRY["certificate"].rstrip("=")],
+}
+SAID = {"nonce": ["application/octet-stream", base64.urlsafe_b64encode(NONCE).decode().rstrip("="), 4], "arch": "HOPPER"}
+COLLECTION = {"__cmwc_t": "tag:vendor.example,2026:verifier-input", **SAID, "gpu_0": ITEM}
+
+
 @pytest.mark.parametrize(
     "document",
     [
@@ -49,6 +64,20 @@ def _renamed(**names: str) -> dict[str, Any]:
             }
         ],
         [ENTRY | {"arch": "hopper", "more": {"is": "passed over"}}],
+        COLLECTION,
+        {"gpus": [ENTRY], "switches": []},
+        {"gpu_0": ENTRY, "result": {"code": 0}},
+        {"tdx": {"quote": "AAAA"}, "nvgpu": ENTRY},
+        {
+            "result": {
+                "attestations": [{"intel_quote": "00", "nvidia_payload": json.dumps({"nonce": NONCE.hex(), "evidence_list": [ENTRY]})}]
+            }
+        },
+        {"requests": [{"tee": "nvidia", "evidence": _packed({"device_evidence_list": [ENTRY]})}]},
+        [ENTRY | {"nonce": base64.b64encode(NONCE).decode()}],
+        [ENTRY | {"nonce": base64.urlsafe_b64encode(NONCE).decode().rstrip("=")}],
+        [ENTRY | {"certificate": PARTS}],
+        [ENTRY | {"evidence": ", ".join(f"0x{byte:02x}" for byte in REPORT)}],
     ],
 )
 def test_shapes_of_json(document: Any) -> None:
@@ -94,6 +123,14 @@ def _with(**changes: Any) -> str:
         (_with(nonce="xy"), "GpuEvidenceUnreadable"),
         (_with(driver_version="5" * 200), "GpuEvidenceUnreadable"),
         (_with(devtools="ON"), "GpuEvidenceUnreadable"),
+        (_with(nonce="G" * 40), "GpuEvidenceUnreadable"),
+        (_with(nonce="ab0"), "GpuEvidenceUnreadable"),
+        (_with(certificate=[1, 2]), "GpuEvidenceUnreadable"),
+        (json.dumps([ENTRY, {"arch": "HOPPER"}]), "GpuEvidenceUnreadable"),
+        (json.dumps([ENTRY, "lost"]), "GpuEvidenceUnreadable"),
+        (json.dumps({"gpu_0": ENTRY, "gpu_1": {"error": "no report"}}), "GpuEvidenceUnreadable"),
+        (json.dumps(COLLECTION | {"switch_0": {"__cmwc_t": "tag:x"}}), "GpuEvidenceUnreadable"),
+        (json.dumps({"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": {"i": ENTRY}}}}}}}}}), "GpuEvidenceUnreadable"),
         (json.dumps([ENTRY] * 25), "GpuEvidenceTooLarge"),
         (" " * (evidence.MAX_EVIDENCE_BYTES + 1), "GpuEvidenceTooLarge"),
     ],
@@ -102,6 +139,13 @@ def test_refused(text: str, reason: str) -> None:
     with pytest.raises(GpuError) as refused:
         evidence.from_json(text)
     assert refused.value.reason == reason
+
+
+def test_every_device_of_a_collection_in_its_order() -> None:
+    switch = VENDOR.device(LS10).evidence(NONCE)
+    found = evidence.from_json(json.dumps(COLLECTION | {"gpu_1": ITEM, "switch_0": switch, "nonce_2": "x"}))
+    assert [device.stated.architecture for device in found] == ["Hopper", "Hopper", "LS10"]
+    assert {device.stated.nonce for device in found} == {NONCE}
 
 
 def test_digest() -> None:

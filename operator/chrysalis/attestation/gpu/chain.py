@@ -8,8 +8,6 @@ NVIDIA's own root may be left out, as TLS allows it: its key is known here.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -28,6 +26,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID, SignatureAlgorithmOID
 
 from chrysalis.api.policy_gpu import GpuArchitecture
+from chrysalis.attestation import armor
 from chrysalis.attestation.certificate_errors import UNREADABLE_X509, names_of
 from chrysalis.attestation.gpu import der
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
@@ -56,7 +55,6 @@ _UNDERSTOOD = {
     x509.AuthorityKeyIdentifier.oid,
     x509.ExtendedKeyUsage.oid,
 }
-_STANDARD = bytes.maketrans(b"-_", b"+/")
 _EXPLANATION = re.compile(rb"[\t\n\r\x20-\x7e]*")
 """What tools write around certificates (RFC 7468, section 5.2): names, dates, attributes."""
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
@@ -112,13 +110,15 @@ def read_pem(data: bytes) -> bytes:
     """
     if len(data) > 2 * MAX_CHAIN_BYTES:
         raise _unreadable(f"the certificate chain has {len(data)} bytes; at most {MAX_CHAIN_BYTES} are read")
-    text = data.removeprefix(b"\xef\xbb\xbf").rstrip(b"\0").strip()
+    text = armor.written(data)
     if b"-----BEGIN" not in text:
         try:
-            packed = b"".join(text.split()).rstrip(b"=").translate(_STANDARD)
-            text = base64.b64decode(packed + b"=" * (-len(packed) % 4), validate=True).rstrip(b"\0").strip()
-        except (binascii.Error, ValueError) as error:
+            decoded = armor.from_base64(text)
+        except ValueError as error:
             raise _unreadable("the certificate chain is neither PEM nor base64 of PEM", str(error)) from error
+        if decoded is None:
+            raise _unreadable("the certificate chain is neither PEM nor base64 of PEM")
+        text = armor.written(decoded)
     if b"-----BEGIN" not in text:
         raise _unreadable("the certificate chain holds no PEM")
     if len(text) > MAX_CHAIN_BYTES:

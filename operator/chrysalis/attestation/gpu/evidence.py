@@ -1,5 +1,9 @@
 """GPU evidence as it is handed over: NVIDIA SDK JSON, or a raw SPDM report with a certificate chain beside it.
 
+The JSON is a list of devices, one device, or an object around them: what NVIDIA's SDKs collect and send (also as a collection
+of conceptual messages, draft-ietf-rats-msg-wrap: each value is [type, base64url]), what agents and services put around
+that.  No device is passed over: beside one, every other must be one, too.
+
 What the JSON says beside report and certificates is not signed.  It is kept to be compared with what is; it proves nothing.
 """
 
@@ -12,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chrysalis.api.policy_gpu import MAX_GPUS, MAX_SWITCHES, GpuArchitecture
+from chrysalis.attestation import armor, envelope
 from chrysalis.attestation.gpu import chain, spdm
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
 
@@ -24,8 +29,9 @@ _ARCHITECTURES = {architecture.value.upper(): architecture for architecture in G
 _REPORT = ("evidence", "attestation_report", "attestationReport")
 _CHAIN = ("certificate", "cert_chain", "attestation_cert_chain", "attestationCertificateChain")
 """What tools call a device's report and its certificates; the first is NVIDIA's SDK."""
-_LISTS = ("evidences", "evidence_list", "device_evidence_list")
-"""Where tools put the list into an object: what NVIDIA's collected, what is sent to its service, what Trustee's agent sends."""
+_COLLECTION = "__cmwc_t"
+"""What says that an object is a collection of conceptual messages."""
+_NONCE_BYTES = 32
 
 
 @dataclass(frozen=True)
@@ -56,12 +62,17 @@ def read(data: bytes, chain_data: bytes | None = None) -> list[GpuEvidence]:
     """
     if len(data) > MAX_EVIDENCE_BYTES:
         raise GpuError(_R.GPU_EVIDENCE_TOO_LARGE, f"the evidence has {len(data)} bytes; at most {MAX_EVIDENCE_BYTES} are read")
-    if data.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] in (b"[", b"{"):
+    if is_json(data):
         return from_json(data, chain_data)
     report = spdm.read(data)
     if chain_data is None:
         raise GpuError(_R.GPU_CHAIN_UNREADABLE, "a raw report says nothing of its certificates, and no chain was given")
     return [GpuEvidence(report, chain.read_pem(chain_data))]
+
+
+def is_json(data: bytes) -> bool:
+    """Whether a file begins like JSON."""
+    return data.removeprefix(armor.BOM).lstrip()[:1] in (b"[", b"{")
 
 
 def from_json(text: bytes | str, chain_data: bytes | None = None) -> list[GpuEvidence]:
@@ -72,19 +83,56 @@ def from_json(text: bytes | str, chain_data: bytes | None = None) -> list[GpuEvi
         document = json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
     except (ValueError, RecursionError) as error:
         raise _unreadable("the evidence is not JSON", str(error)[:200]) from error
-    shared: dict[str, Any] = {}
-    if isinstance(document, dict):
-        inner = document.get("nvidia")
-        if isinstance(inner, dict) and not any(name in document for name in (*_LISTS, *_REPORT)):
-            document = inner  # Trustee's agent: one of several kinds of evidence beside the quote
-        shared = {name: document[name] for name in ("nonce", "arch") if name in document}
-        found = [document[name] for name in _LISTS if isinstance(document.get(name), list)]
-        document = found[0] if found else [document]
-    if not isinstance(document, list) or not document:
-        raise _unreadable("the evidence is no list of devices, or an empty one")
-    if len(document) > MAX_DEVICES:
-        raise GpuError(_R.GPU_EVIDENCE_TOO_LARGE, f"the evidence lists {len(document)} devices; at most {MAX_DEVICES} are read")
-    return [_device(shared | item if isinstance(item, dict) else item, place, chain_data) for place, item in enumerate(document)]
+    found = _found(document, {}, 0)
+    if not found:
+        raise _unreadable("the evidence has no device, that is, nothing with a member `evidence`")
+    if len(found) > MAX_DEVICES:
+        raise GpuError(_R.GPU_EVIDENCE_TOO_LARGE, f"the evidence lists {len(found)} devices; at most {MAX_DEVICES} are read")
+    return [_device(item, place, chain_data) for place, item in enumerate(found)]
+
+
+def _found(value: Any, shared: dict[str, Any], depth: int) -> list[dict[str, Any]]:
+    """The devices in here, in their order, each with the nonce and architecture that an object around it states for all."""
+    if depth > envelope.MAX_NESTING:
+        return []
+    if isinstance(value, str):
+        value = envelope.nested(value)
+    if isinstance(value, dict) and _is_device(value):
+        return [shared | value]
+    members = list(envelope.items(value))
+    devices = {name for name, item in members if isinstance(item, dict) and _is_device(item)}
+    missing = [name for name in _beside(devices, value) if name not in devices]
+    if missing:
+        raise _unreadable(f"{missing[0][:64]} of the evidence has no member `evidence`, and stands among devices that have one")
+    if isinstance(value, dict):
+        shared = shared | {name: value[name] for name in ("nonce", "arch") if name in value}
+    return [device for _, item in members for device in _found(item, shared, depth + 1)]
+
+
+def _beside(devices: set[str], value: Any) -> list[str]:
+    """What must be a device because others are: all of a list or a collection; in another object what is called alike (gpu_0, gpu_1)."""
+    if not devices:
+        return []
+    if isinstance(value, list):
+        return [str(place) for place in range(len(value))]
+    kinds = {name.rstrip("0123456789") for name in devices}
+    objects = [name for name, item in value.items() if isinstance(item, dict)]
+    return objects if _COLLECTION in value else [name for name in objects if name.rstrip("0123456789") in kinds]
+
+
+def _is_device(item: dict[str, Any]) -> bool:
+    """Whether this object has a report of its own; what holds further JSON under that name is an envelope."""
+    for name in _REPORT:
+        value = _record(item.get(name))
+        if value is not None and not isinstance(value, dict | list):
+            return not (isinstance(value, str) and envelope.nested(value) is not None)
+    return False
+
+
+def _record(value: Any) -> Any:
+    """The value of a conceptual message [type, value, indicator]; anything else is itself."""
+    is_record = isinstance(value, list) and 2 <= len(value) <= 3 and isinstance(value[0], str) and "/" in value[0]
+    return value[1] if is_record else value
 
 
 def digest(evidence: Sequence[GpuEvidence]) -> bytes:
@@ -117,21 +165,31 @@ def _stated(item: dict[str, Any], place: int) -> Stated:
     if arch is not None and arch.upper() not in _ARCHITECTURES:
         raise _unreadable(f"device {place} of the evidence is of an architecture that is not known", arch[:64])
     nonce = _text(item, "nonce", place)
-    try:
-        stated_nonce = bytes.fromhex(nonce.strip().lower().removeprefix("0x")) if nonce is not None else None
-    except ValueError as error:
-        raise _unreadable(f"the nonce of device {place} is not hexadecimal") from error
     devtools = item.get("devtools")
     if devtools is not None and not isinstance(devtools, bool):
         raise _unreadable(f"`devtools` of device {place} is neither true nor false")
     return Stated(
         architecture=_ARCHITECTURES[arch.upper()] if arch is not None else None,
-        nonce=stated_nonce,
+        nonce=_nonce(nonce, place) if nonce is not None else None,
         driver_version=_first(item, ("driver_version", "driverVersion"), place, MAX_TEXT),
         vbios_version=_first(item, ("vbios_version", "vbiosVersion"), place, MAX_TEXT),
         uuid=_text(item, "uuid", place),
         devtools=devtools,
     )
+
+
+def _nonce(text: str, place: int) -> bytes:
+    """A nonce in hexadecimal, or its 32 bytes in base64."""
+    packed = text.strip().encode()
+    try:
+        found = armor.from_hex(packed)
+        if found is None and (decoded := armor.from_base64(packed)) is not None and len(decoded) == _NONCE_BYTES:
+            found = decoded
+    except ValueError as error:
+        raise _unreadable(f"the nonce of device {place} is not hexadecimal", str(error)) from error
+    if found is None:
+        raise _unreadable(f"the nonce of device {place} is not hexadecimal, nor 32 bytes in base64")
+    return found
 
 
 def _first(item: dict[str, Any], names: Sequence[str], place: int, limit: int) -> str | None:
@@ -143,9 +201,11 @@ def _first(item: dict[str, Any], names: Sequence[str], place: int, limit: int) -
 
 
 def _text(item: dict[str, Any], name: str, place: int, limit: int = MAX_TEXT) -> str | None:
-    value = item.get(name)
+    value = _record(item.get(name))
     if value is None:
         return None
+    if isinstance(value, list) and name in _CHAIN and all(isinstance(part, str) for part in value):
+        value = "\n".join(value)  # one text for each certificate
     if not isinstance(value, str) or len(value) > limit or not value.isascii():
         raise _unreadable(f"`{name}` of device {place} is no plain text of at most {limit} characters")
     return value

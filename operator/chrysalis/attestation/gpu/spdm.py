@@ -11,15 +11,13 @@ pad its buffers with zeros; nothing else may follow.
 
 from __future__ import annotations
 
-import base64
-import binascii
-import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from types import MappingProxyType
 
+from chrysalis.attestation import armor
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
 
 MAX_REPORT_BYTES = 64 * 1024
@@ -39,9 +37,6 @@ RAW = 0x80
 """In a DMTF value's type: bit 7 is set for a raw bit stream and clear for a digest."""
 PDI_BYTES = 8
 SWITCH_GPU_PLACES = 8
-
-_TEXT = re.compile(rb"[0-9A-Za-z+/=:,\-_\s\"]+")
-_STANDARD = bytes.maketrans(b"-_", b"+/")
 
 
 class Field(IntEnum):
@@ -184,7 +179,7 @@ class _Reader:
 
 def read(data: bytes) -> bytes:
     """The report's bytes, from binary, hexadecimal or base64 text; raises GpuError (GpuEvidenceUnreadable, …TooLarge)."""
-    if len(data) > 3 * MAX_REPORT_BYTES:
+    if len(data) > 6 * MAX_REPORT_BYTES:
         raise GpuError(GpuReason.GPU_EVIDENCE_TOO_LARGE, f"the report has {len(data)} bytes; at most {MAX_REPORT_BYTES} are read")
     raw = data if data[:2] == bytes([SPDM_11, GET_MEASUREMENTS]) else _from_text(data)
     if len(raw) > MAX_REPORT_BYTES:
@@ -275,26 +270,19 @@ def _pdis(value: bytes, field: Field) -> list[bytes]:
 
 
 def _from_text(data: bytes) -> bytes:
-    """A report out of text: hexadecimal (with or without 0x, pairs apart or not) or base64, broken into lines anywhere."""
-    text = data.removeprefix(b"\xef\xbb\xbf").strip().strip(b"\0").strip()
-    if not text or _TEXT.fullmatch(text) is None:
+    """A report out of text: hexadecimal or base64, as armor.py reads them, or base64 of hexadecimal text."""
+    text = armor.written(data)
+    if not text or not armor.is_text(text):
         raise _unreadable("the report is neither an SPDM report nor hexadecimal or base64 text of one")
-    compact = b"".join(text.replace(b":", b"").replace(b",", b"").split())
-    compact = compact.removeprefix(b'"').removesuffix(b'"')
-    digits = compact[2:] if compact[:2] in (b"0x", b"0X") else compact
     try:
-        raw = bytes.fromhex(digits.decode("ascii"))
-    except ValueError:
-        try:
-            body = compact.rstrip(b"=").translate(_STANDARD)
-            raw = base64.b64decode(body + b"=" * (-len(body) % 4), validate=True)
-        except (binascii.Error, ValueError) as error:
-            raise _unreadable("the report is neither hexadecimal nor base64 text", str(error)) from error
-    if raw[:2] == b"11":  # base64 of hexadecimal text, as some tools send it
-        try:
-            raw = bytes.fromhex(raw.decode("ascii"))
-        except ValueError:
-            pass
+        raw = armor.from_hex(text)
+        raw = armor.from_base64(text) if raw is None else raw
+        if raw is not None and raw[:2] == b"11":  # base64 of hexadecimal text, as some tools send it
+            raw = armor.from_hex(raw) or raw
+    except ValueError as error:
+        raise _unreadable("the report is damaged hexadecimal or base64 text", str(error)) from error
+    if raw is None:
+        raise _unreadable("the report is neither hexadecimal nor base64 text")
     if raw[:2] != bytes([SPDM_11, GET_MEASUREMENTS]):
         raise _unreadable("the text does not hold an SPDM 1.1 report, which begins with a GET_MEASUREMENTS request")
     return raw
