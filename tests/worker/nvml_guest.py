@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
@@ -21,19 +22,22 @@ PORT_VARIABLE = "SIMULATED_NVML_PORT"
 
 
 class NvmlGuest:
-    """The service; `driver` is what it answers from, and while `returning` is not set, it does not answer at all."""
+    """The service.  driver: what it answers from.  returning: while it is not set, nothing is answered.  report_seconds: for a report."""
 
     def __init__(self, driver: SimulatedDriver) -> None:
         self.driver = driver
         self.asked: list[str] = []
         self.returning = threading.Event()
         self.returning.set()
+        self.report_seconds = 0.0
         outer = self
 
         class Handler(Answering):
             def do_GET(self) -> None:
                 outer.asked.append(self.path.removeprefix(nvml.PATH).partition("?")[0])
                 outer.returning.wait(20)
+                if outer.asked[-1] == "report":
+                    time.sleep(outer.report_seconds)
                 said = outer.driver.answer(self.command, self.path)
                 self.answer(said.status, said.body, **said.headers)
 

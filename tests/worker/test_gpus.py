@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from chrysalis.api.policy_gpu import GpuRules
 from chrysalis.attestation import binding, quote
 from chrysalis.clock import SystemClock
 from chrysalis.wire import gpu as gpus
+from chrysalis.wire.attested import open_connection
 from chrysalis_worker.nvml import NvmlGpus
 from chrysalis_worker.reasons import WorkerError
 from e2e.simtd.nvml import SimulatedDriver
@@ -175,6 +177,31 @@ def test_an_agent_that_was_killed_does_not_take_the_gpus_back(go: Any, guest: Nv
         assert await asyncio.wait_for(again.task, 5) == 0
 
     go(scenario, gpus=NvmlGpus)
+
+
+def test_strangers_who_ask_for_reports_do_not_hold_up_the_renewal(go: Any, guest: NvmlGuest) -> None:  # noqa: F811
+    """A report takes a real GPU a second: the clients' wait behind each other, and the renewal behind one of them."""
+
+    async def scenario(running: Running) -> None:
+        await running.ready()
+        first = running.agent.state.session
+        guest.report_seconds = 0.1  # of two GPUs for sixteen clients: longer than what is left of the result
+
+        async def asks() -> int:
+            async with await open_connection(running.endpoint) as connection:
+                answer = await connection.send("GET", "/.well-known/attestation", query={"nonce": "ab" * 32})
+                assert len(json.loads(answer.body)["evidence"]["gpu"]) == 2
+                return answer.status
+
+        asking = [asyncio.create_task(asks()) for _ in range(16)]
+        await running.until(lambda: running.agent.state.session is not first)
+        assert running.world.clock.monotonic() < first.deadline
+        assert sum(task.done() for task in asking) < 16
+        guest.report_seconds = 0.0
+        assert await asyncio.gather(*asking) == [200] * 16
+        assert guest.driver.history == [True]
+
+    go(scenario, prepare=lambda w: setattr(w.broker, "life", 3), gpus=NvmlGpus)
 
 
 def test_an_agent_whose_library_hangs_says_so_and_ends(go: Any, guest: NvmlGuest) -> None:  # noqa: F811

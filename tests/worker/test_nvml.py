@@ -268,7 +268,7 @@ def test_a_call_that_hangs_is_given_up_and_not_made_again(guest: NvmlGuest) -> N
             assert caught.value.reason == "GpuLibraryTimeout"
         beating.cancel()
         assert "has not returned yet" in caught.value.message
-        assert time.monotonic() - began < 1
+        assert time.monotonic() - began < 3  # and not the 20 s of the guest
         assert beats >= 5  # the event loop went on
         calls = len(guest.asked)
         with pytest.raises(WorkerError):

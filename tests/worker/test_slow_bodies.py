@@ -12,14 +12,14 @@ from chrysalis_worker import gateway as gateway_module
 from tests.worker.test_gateway import Bench, free, reason  # noqa: F401 - a fixture
 
 
-@pytest.mark.parametrize("pause", [0.0, 0.2])
+@pytest.mark.parametrize("pause", [0.0, 0.7])
 def test_a_body_that_does_not_come(
     free: Any,  # noqa: F811
     body_of: Any,
     monkeypatch: pytest.MonkeyPatch,
     pause: float,
 ) -> None:
-    monkeypatch.setattr(gateway_module, "BODY_SECONDS", 0.1)
+    monkeypatch.setattr(gateway_module, "BODY_SECONDS", 0.3)
 
     async def scenario(bench: Bench) -> None:
         async def slowly() -> AsyncIterator[bytes]:
