@@ -111,6 +111,7 @@ def test_without_gpus_the_gate_stands_open(tmp_path: Path) -> None:
         await gate.check_open()
         assert (gate.present, gate.is_open) == (False, True)
         gate.accept(clock.monotonic() + 1)
+        assert list(tmp_path.iterdir()) == []
         clock.advance(2)
         await gate.settle()
         async with gate.passing():
@@ -230,6 +231,17 @@ def test_the_file_alone_makes_nothing_ready(bench: Callable[..., Bench]) -> None
         gate = b.again()
         await gate.settle()
         assert (b.driver.events, gate.is_open) == ([], False)
+
+    run(scenario())
+
+
+def test_a_volume_that_cannot_be_written_stops_nothing(bench: Callable[..., Bench]) -> None:
+    async def scenario() -> None:
+        b = bench()
+        b.gate.folder = b.folder / "none"
+        b.accept(60)
+        await b.gate.settle()
+        assert (b.gate.is_open, b.driver.is_ready) == (True, True)
 
     run(scenario())
 

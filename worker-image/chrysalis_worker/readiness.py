@@ -68,7 +68,12 @@ class GpuGate:
     def accept(self, deadline: float) -> None:
         """Note that the broker accepted; deadline: the end of the result on the monotonic clock.  `settle` does the rest."""
         self._until, self._accepted = deadline, True
-        _write(self.folder / FILE, deadline)
+        if self.present is False:
+            return
+        try:
+            _write(self.folder / FILE, deadline)
+        except OSError as error:  # a full volume costs the domain only if the agent is killed, too
+            logs.event(LOG, "gpus.file-failed", logging.WARNING, detail=str(error))
 
     async def settle(self) -> None:
         """Make the GPUs' ready state what the results allow; raises WorkerError where NVML does not let it.
