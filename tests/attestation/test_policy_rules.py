@@ -282,6 +282,7 @@ def test_an_exact_mrconfigid(judge: Appraise, reasons: Reasons, policy_document:
     exact = {key: value for key, value in policy_document["tdx"]["measurements"][0].items() if key != "initdata"}
     right = changed(policy_document, "tdx.measurements", [{**exact, "mrconfigid": mrconfigid(initdata).hex()}])
     assert judge(document=right).accepted
+    assert judge(document=right, initdata=None).accepted
     assert judge(document=right).isolation == "PodTD"
     wrong = changed(policy_document, "tdx.measurements", [{**exact, "mrconfigid": OTHER48}])
     assert reasons(judge(document=wrong)) == ["MeasurementNotAllowed"]
@@ -291,10 +292,11 @@ def test_an_exact_mrconfigid(judge: Appraise, reasons: Reasons, policy_document:
     ("allowed", "given", "outcome", "isolation"),
     [
         (["PodTD"], True, [], "PodTD"),
-        (["PodTD"], False, ["IsolationNotChecked"], "NotChecked"),
+        (["PodTD"], False, [], "NotChecked"),
         (["NodeTD"], True, ["IsolationNotAllowed"], "PodTD"),
-        (["NodeTD"], False, ["IsolationNotChecked"], "NotChecked"),
-        ([], False, ["IsolationNotChecked"], "NotChecked"),
+        (["NodeTD"], False, [], "NotChecked"),
+        ([], True, ["IsolationNotAllowed"], "PodTD"),
+        ([], False, ["IsolationNotAllowed"], "NotChecked"),
         (["PodTD", "NodeTD"], True, [], "PodTD"),
         (["PodTD", "NodeTD"], False, [], "NotChecked"),
     ],
@@ -309,7 +311,7 @@ def test_without_initdata_no_profile_is_known(
     outcome: list[str],
     isolation: str,
 ) -> None:
-    """A tuple with an exact MRCONFIGID needs no initdata; a policy that does not list every profile does, and says so."""
+    """A tuple with an exact MRCONFIGID needs no initdata; the verdict then says that the profile was not judged.  No list, no worker."""
     exact = {key: value for key, value in policy_document["tdx"]["measurements"][0].items() if key != "initdata"}
     document = changed(policy_document, "tdx.measurements", [{**exact, "mrconfigid": mrconfigid(initdata).hex()}])
     document = changed(document, "isolation", allowed)

@@ -48,7 +48,7 @@ def appraise(
        RTMR0–3, its separators are sound, and each rule is met by an event whose digest proves it.
     10. Session: report_data, where given, is the quote's.
     11. Circumstances: the measured isolation profile and the broker's placement are among those that the policy lists.  Without
-        initdata the profile is not known: only a policy that lists every profile accepts that.
+        initdata the profile is not judged, and the verdict says `isolation: NotChecked`.
     12. Expiry: the earliest of the policy's maximum age, every part of the collateral, the certificates, the tuple's
         expiry and the grace period; the verdict names it.
 
@@ -110,7 +110,6 @@ def appraise(
         tuple_, unmatched = rules.measurements(policy.tdx.measurements, parsed, config, at)
         if mismatch:  # the rules' "missing" would only repeat it
             unmatched = [reason for reason in unmatched if reason.reason != _R.INITDATA_MISSING]
-        no_initdata = bool(mismatch) or any(reason.reason == _R.INITDATA_MISSING for reason in unmatched)
         reasons += [*mismatch, *unmatched]
         if tuple_ is not None:
             if claims is not None:
@@ -120,9 +119,7 @@ def appraise(
         # 11. Circumstances
         if config is not None and claims is not None:
             known["isolation"] = config.identity.isolation.value
-        if not no_initdata:  # which is told already
-            reasons += rules.isolation(policy.isolation, config)
-        reasons += rules.placement(policy.broker_placement, placement)
+        reasons += rules.isolation(policy.isolation, config) + rules.placement(policy.broker_placement, placement)
         expiries.append(Expiry(_after(at, policy.freshness.max_result_age_seconds), "freshness.maxResultAgeSeconds"))
     else:
         reasons += mismatch

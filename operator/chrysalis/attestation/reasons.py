@@ -63,7 +63,6 @@ class AttestationReason(StrEnum):
     INITDATA_MALFORMED = "InitdataMalformed"
     INITDATA_NOT_ALLOWED = "InitdataNotAllowed"
     ISOLATION_NOT_ALLOWED = "IsolationNotAllowed"
-    ISOLATION_NOT_CHECKED = "IsolationNotChecked"
     PLACEMENT_NOT_ALLOWED = "PlacementNotAllowed"
     EVENT_LOG_MISSING = "EventLogMissing"
     EVENT_LOG_MALFORMED = "EventLogMalformed"
@@ -133,8 +132,6 @@ REMEDIES: dict[AttestationReason, str] = {
     _R.INITDATA_MALFORMED: "render the initdata with `chrysalis measure`, or let the operator do it",
     _R.INITDATA_NOT_ALLOWED: "change the worker to what the policy's initdata rule allows, or extend that rule",
     _R.ISOLATION_NOT_ALLOWED: "run the worker in an isolation profile that the policy's `isolation` lists",
-    _R.ISOLATION_NOT_CHECKED: "give the domain's initdata (`--initdata`), which says its profile; or list every profile in the policy's"
-    " `isolation`, where none matters",
     _R.PLACEMENT_NOT_ALLOWED: "use a broker in a placement that the policy's `brokerPlacement` lists",
     _R.EVENT_LOG_MISSING: "send the boot event log (CCEL) with the evidence; the policy requires it",
     _R.EVENT_LOG_MALFORMED: "send the event log as the firmware wrote it (TCG2 crypto-agile, with SHA-384 digests)",

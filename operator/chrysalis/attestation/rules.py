@@ -220,14 +220,16 @@ def _is_wallet(listed: str, measured: str) -> bool:
 
 
 def isolation(allowed: Sequence[Isolation], config: Configuration | None) -> list[Reason]:
-    """The isolation profile that the initdata says; without initdata only a policy that lists all of them needs none."""
-    if set(allowed) >= set(Isolation) or (config is not None and config.identity.isolation in allowed):
+    """The isolation profile that the initdata says.
+
+    Without initdata it is not judged, and the verdict says NotChecked: the tuple that matched then names the configuration
+    by its digest, or says that any will do.  A broker never gets that far: it judges nothing without initdata.
+    """
+    if allowed and (config is None or config.identity.isolation in allowed):
         return []
     listed = ", ".join(allowed) or "none"
-    if config is None:
-        message = f"without initdata nothing says in which isolation profile the worker runs; the policy lists {listed}"
-        return [Reason.of(_R.ISOLATION_NOT_CHECKED, message)]
-    return [Reason.of(_R.ISOLATION_NOT_ALLOWED, f"the worker runs in profile {config.identity.isolation}; the policy lists {listed}")]
+    runs = "the worker's profile is not known" if config is None else f"the worker runs in profile {config.identity.isolation}"
+    return [Reason.of(_R.ISOLATION_NOT_ALLOWED, f"{runs}; the policy lists {listed}")]
 
 
 def placement(allowed: Sequence[Placement], actual: Placement | None) -> list[Reason]:

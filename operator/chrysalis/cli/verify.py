@@ -16,7 +16,7 @@ from chrysalis.attestation.freshness import Freshness, FreshnessMode, Revocation
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.quote_file import MAX_REPORT_BYTES
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
-from chrysalis.attestation.verdict import EvidenceClass, Reason, Verdict
+from chrysalis.attestation.verdict import NOT_CHECKED, EvidenceClass, Reason, Verdict
 from chrysalis.cli import files
 from chrysalis.cli.times import Rfc3339
 from chrysalis.cli.verify_bundle import bundle_options
@@ -122,7 +122,7 @@ def _lines(verdict: Verdict, at: datetime) -> list[str]:
         ("FMSPC", verdict.fmspc),
         *_platform(verdict),
         ("allowed as", verdict.measurement_name),
-        ("isolation", verdict.isolation if verdict.scope == "Policy" else None),
+        ("isolation", _isolation(verdict) if verdict.scope == "Policy" else None),
         ("expires", f"{rfc3339(verdict.expires_at)}, limited by {verdict.limited_by}" if verdict.expires_at else None),
         *verdict.measurements.items(),
     ]
@@ -142,6 +142,10 @@ def _platform(verdict: Verdict) -> list[tuple[str, str | None]]:
         ("platform", ", ".join(f"{name}: {'not excluded' if value else 'no'}" for name, value in flags.items())),
         ("TCB data", f"evaluation {claims.evaluation_data_number}, level of {rfc3339(claims.tcb_date)}"),
     ]
+
+
+def _isolation(verdict: Verdict) -> str:
+    return f"{NOT_CHECKED}: give --initdata, which says the profile" if verdict.isolation == NOT_CHECKED else verdict.isolation
 
 
 def _judged(verdict: Verdict) -> str:

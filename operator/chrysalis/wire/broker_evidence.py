@@ -11,7 +11,6 @@ from pydantic import Field
 
 from chrysalis.api.base import Hex32
 from chrysalis.api.policy import AttestationPolicySpec, Placement
-from chrysalis.api.worker import Isolation
 from chrysalis.attestation import quote as quotes
 from chrysalis.attestation.appraisal import appraise
 from chrysalis.attestation.broker_binding import bind_broker
@@ -74,7 +73,7 @@ def judge_broker(
     verdict = appraise(  # 4
         quote=raw,
         collateral=documents,
-        policy=policy if toml else policy.model_copy(update={"isolation": list(Isolation)}),  # a broker is no worker: it has no profile
+        policy=policy,
         at=at,
         event_log=log or None,
         initdata=toml or None,
