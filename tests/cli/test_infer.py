@@ -183,6 +183,15 @@ def test_an_option_may_not_contradict_the_signed_policy(shell: Shell) -> None:
     assert shell.run(*shell.ear, *shell.owner, policy=shell.signed)[0] == 0
 
 
+def test_a_policy_whose_signature_does_not_hold_names_nobody(shell: Shell) -> None:
+    document = yaml.safe_load(shell.signed.read_text())
+    document["envelope"]["signatures"][0]["keyid"] = "ab" * 32
+    forged = shell.folder / "forged.yaml"
+    forged.write_text(yaml.safe_dump(document))
+    code, _, err = shell.run(*shell.ear, policy=forged)
+    assert (code, "EnvelopeSignatureInvalid" in err, shell.served.worker.shown) == (2, True, [])
+
+
 def test_a_broker_that_is_not_reached_is_said_or_stops(shell: Shell) -> None:
     asked = ["--check-revocation", "--broker", "https://127.0.0.1:9", "--pin", "ab" * 32]
     told = shell.json(*asked)

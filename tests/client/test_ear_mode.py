@@ -15,14 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from chrysalis.api import initdata as initdata_form
 from chrysalis.api.initdata import mrconfigid
 from chrysalis.api.policy import AttestationPolicySpec, SignedPolicy
 from chrysalis.client.blocking import BlockingClient
 from chrysalis.client.ear_mode import PolicyPin, verify_by_ear
 from chrysalis.client.reasons import ClientError
 from chrysalis.client.session import Client
+from chrysalis.client.verification import bind
 from chrysalis.client.verified import BY_THE_BROKER, FROM_A_RESULT, VerifiedWorker
-from chrysalis.clock import unix
+from chrysalis.clock import rfc3339, unix
 from chrysalis.wire import dsse, ear_keys
 from chrysalis.wire.broker import PAYLOAD_POLICY
 from chrysalis.wire.ear import Appraisal, Confirmation, Ear, EarGpus, EarResult
@@ -246,6 +248,57 @@ def test_a_node_domain_needs_a_policy_that_lists_it(platform: Any, tmp_path: Any
     assert listed.isolation == "NodeTD"
     with pytest.raises(WireError, match="isolation"):  # the result says PodTD of a worker that is not
         judged(worker, claims(result={"isolation": "PodTD"}))
+
+
+def test_the_keys_of_a_result_are_those_of_its_confirmation(worker: Worker) -> None:
+    """cnf is the connection's key; a result whose other members speak of another TLS key is about another session."""
+    cnf = Confirmation(spki_sha256=worker.spki.hex())
+    with pytest.raises(ClientError) as refused:
+        judged(worker, {"spki": lambda s: b"s" * 32} | claims(cnf=cnf))
+    assert refused.value.reason == "KeyNotBound"
+    assert judged(worker, claims(cnf=cnf)).ear is not None
+
+
+def test_a_configuration_that_the_attested_key_did_not_sign(worker: Worker) -> None:
+    """Initdata with another wallet, and claims that fit it: the certificate carries others."""
+
+    def bend(d: Any) -> Any:
+        changed = without_initdata_of_this_worker(d)
+        identity = initdata_form.parse(base64.b64decode(changed.evidence.initdata)).identity
+        return changed.model_copy(update={"claims_buffer": base64.b64encode(bind(changed.evidence, identity).claims_buffer).decode()})
+
+    with pytest.raises(ClientError, match="not the one that the worker shows") as refused:
+        judged(worker, {"document": bend})
+    assert refused.value.reason == "CertificateMismatch"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "limited_by"), [(0, ""), (1, "measurement.expires"), (100, "measurement.expires"), (3600, "freshness.maxResultAgeSeconds")]
+)
+def test_reference_values_end_a_result_too(worker: Worker, seconds: int, limited_by: str) -> None:
+    at = worker.now.replace(microsecond=0)
+    ends = rfc3339(at + timedelta(seconds=seconds))
+    policy = spec(worker, lambda p: p["tdx"]["measurements"][0].update(expires=ends))
+    if not limited_by:
+        with pytest.raises(ClientError, match="MeasurementExpired"):
+            judged(worker, policy=policy, at=at)
+        return
+    assert judged(worker, policy=policy, at=at).limited_by == limited_by
+
+
+def test_a_certificate_that_ends_first_ends_the_verification(worker: Worker) -> None:
+    ends = unix(worker.now) + 100
+    found = judged(worker, {"certificate": lambda c: c.model_copy(update={"exp": ends})})
+    assert (unix(found.expires_at), found.limited_by) == (ends, "receiptCertificate.exp")
+    assert judged(worker).limited_by == "freshness.maxResultAgeSeconds"
+
+
+def test_a_broker_warns_of_node_domains(platform: Any, tmp_path: Any) -> None:
+    worker = Worker(platform, tmp_path, isolation="NodeTD")
+    bends = hardware_claims("warning")
+    assert judged(worker, bends, policy=hardware(worker, isolation=["NodeTD"])).isolation == "NodeTD"
+    with pytest.raises(WireError, match="ear_status"):
+        judged(worker, bends, policy=hardware(worker))
 
 
 def test_grace_is_the_brokers_to_count(worker: Worker) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -19,8 +20,7 @@ from chrysalis.client.reasons import ClientError
 from chrysalis.client.session import Client
 from chrysalis.client.validity import Validity
 from chrysalis.clock import ManualClock
-from chrysalis.wire.attested import NothingSent, open_connection
-from chrysalis.wire.reasons import WireError
+from chrysalis.wire.attested import Connection, NothingSent, open_connection
 
 CLIENT = Ed25519PrivateKey.generate()
 MODES = [mode.value for mode in FreshnessMode]
@@ -44,6 +44,12 @@ def short(worker: Any) -> dict[str, Any]:
 def renewed(worker: Any, clock: ManualClock) -> None:
     """The worker has a new result: everything that it shows is of the clock's time."""
     worker.now = clock.now()
+
+
+def pool(made: Client) -> Any:
+    """The HTTP client under the verified connection."""
+    assert made._link is not None
+    return made._link.connection._http
 
 
 def client(served: Any, mode: str, clock: ManualClock, **changes: Any) -> Client:
@@ -78,7 +84,9 @@ def test_it_is_verified_again_when_it_ends(served: Any, clock: ManualClock, mode
             assert worker.shown == [kind]  # one verification for both
             clock.advance(1)
             renewed(worker, clock)
+            left = pool(made)
             await made.embeddings(["three"])
+            assert (left.is_closed, pool(made).is_closed) == (True, False)
             assert worker.shown == [kind, kind]
             assert (await made.connect()).judged_at == clock.now()
 
@@ -91,8 +99,9 @@ def test_no_prompt_leaves_when_it_has_ended_and_the_worker_cannot_renew(served: 
         async with client(served, mode, clock) as made:
             await made.embeddings(["one"])
             clock.advance(LIFE)
-            with pytest.raises((ClientError, WireError)):
+            with pytest.raises(ClientError) as refused:
                 await made.embeddings(["secret"])
+            assert refused.value.reason == "ResultExpired"
         assert [b"secret" in request.encode() for request in served.worker.requests] == [False]
 
     asyncio.run(scenario())
@@ -128,11 +137,13 @@ def test_connections_of_the_pool_end_together_and_answers_in_flight_still_come(s
             await asyncio.to_thread(arrived.wait, 20)
             clock.advance(LIFE)
             renewed(worker, clock)
-            worker.during = None
+            worker.during, left = None, pool(made)
             late = [asyncio.create_task(made.embeddings([f"late {number}"])) for number in range(jobs)]
             found = await asyncio.gather(*late)
+            assert not left.is_closed
             release.set()
             found += await asyncio.gather(*under_way)
+            assert left.is_closed
             assert all(job.vectors for job in found)
         assert len(worker.shown) == 2
 
@@ -186,6 +197,65 @@ def test_a_job_whose_verification_ends_on_its_way_is_verified_again(served: Any,
             assert (await made.embeddings(["one"])).vectors
         assert (len(worker.requests), len(worker.shown), Late.turns) == (1, 2, 2)
 
+    asyncio.run(scenario())
+
+
+def test_a_worker_whose_key_is_gone_is_verified_again(served: Any, clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No connection to the verified key can be made any more: once, the client verifies anew; a second time, it says so."""
+
+    async def gone(*_: Any, **__: Any) -> Any:
+        raise NothingSent("ServiceUnreachable", "no connection to the verified key")
+
+    async def scenario() -> None:
+        async with client(served, "fresh-quote", clock) as made:
+            assert made._link is not None
+            made._link.connection.send = gone
+            left = pool(made)
+            assert (await made.embeddings(["one"])).vectors
+            assert (len(served.worker.shown), left.is_closed) == (2, True)
+            monkeypatch.setattr(Connection, "send", gone)
+            with pytest.raises(NothingSent):
+                await made.embeddings(["two"])
+
+    asyncio.run(scenario())
+
+
+def refusing(code: str) -> dict[str, Any]:
+    error = json.dumps({"error": {"code": code, "message": "no", "remedy": "connect again"}}).encode()
+    return {"status": lambda s: 503, "body": lambda b: error, "headers": lambda h: {}}
+
+
+@pytest.mark.parametrize(("code", "jobs", "verifications"), [("AttestationExpired", 2, 2), ("Overloaded", 1, 1)])
+def test_a_worker_that_counts_its_result_as_ended_is_verified_again_once(
+    served: Any, clock: ManualClock, code: str, jobs: int, verifications: int
+) -> None:
+    """It refuses the job before it begins; its clock may be a little ahead.  Any other refusal is the caller's to judge."""
+
+    async def scenario() -> None:
+        async with client(served, "ear", clock) as made:
+            with pytest.raises(ClientError, match=code) as refused:
+                await made.embeddings(["one"])
+            assert (refused.value.reason, refused.value.status, refused.value.code) == ("JobRefused", 503, code)
+        assert (len(served.worker.requests), len(served.worker.shown)) == (jobs, verifications)
+
+    served.worker.bends |= refusing(code)
+    asyncio.run(scenario())
+
+
+def test_a_job_that_was_refused_for_an_ended_result_succeeds_after_verifying_again(served: Any, clock: ManualClock) -> None:
+    worker = served.worker
+
+    def once() -> None:
+        if len(worker.requests) > 1:
+            worker.bends = short(worker)
+
+    async def scenario() -> None:
+        async with client(served, "ear", clock) as made:
+            assert (await made.embeddings(["one"])).vectors
+        assert (len(worker.requests), len(worker.shown)) == (2, 2)
+
+    worker.bends |= refusing("AttestationExpired")
+    worker.during = once
     asyncio.run(scenario())
 
 

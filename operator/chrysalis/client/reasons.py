@@ -52,11 +52,14 @@ class ClientError(ChrysalisError):
         *,
         reasons: Sequence[NamedReason] = (),
         status: int = 0,
+        code: str = "",
     ) -> None:
         super().__init__(reason, message, remedy, detail)
         self.reasons = list(reasons)
         self.status = status
         """The HTTP status of a refused job, else 0."""
+        self.code = code
+        """The worker's own word for why it refused a job, else empty."""
 
     def as_dict(self) -> dict[str, Any]:
         """The four members, and the verdict's reasons."""

@@ -40,6 +40,8 @@ DEFAULT_MAX_NANOTON = 100_000_000
 TICKET_SECONDS = 300
 """A job must start within this time of its ticket (at most 600 are allowed)."""
 
+RESULT_ENDED = "AttestationExpired"
+"""A gateway's word for a connection whose result has ended; it says so before it reads the job."""
 ATTEMPTS = 8
 """How often a handshake is repeated that met two different workers behind one address."""
 
@@ -222,14 +224,16 @@ class Client:
         return await self.post("/v1/embeddings", {"model": worker.identity.model.name, "input": texts}, max_nanoton=max_nanoton)
 
     async def post(self, path: str, request: dict[str, Any], *, max_nanoton: int = DEFAULT_MAX_NANOTON) -> Job:
-        """One job of the OpenAI-compatible API (not streamed).  When the worker's key is gone, or the verification ended before the job
-        left, the worker is verified again, once."""
+        """One job of the OpenAI-compatible API (not streamed).  When the worker's key is gone, the verification ended before the job
+        left, or the worker by its own clock counts its result as ended and so begins no job, it is verified again, once."""
         for last in (False, True):
             link = await self._verified()
             try:
                 async with link:
                     return await self._post(link, path, request, max_nanoton)
-            except NothingSent:
+            except (NothingSent, ClientError) as error:
+                if isinstance(error, ClientError) and error.code != RESULT_ENDED:
+                    raise
                 await self._leave(link)
                 if last:
                     raise
@@ -337,7 +341,7 @@ def _answer(answer: Answer) -> dict[str, Any]:
             f"the worker refused the job: {code}: {message}"[:1024],
             str(error.get("remedy") or "see the worker's message"),
             status=answer.status,
-            reasons=(),
+            code=code,
         )
     if not isinstance(value, dict):
         raise ClientError(ClientReason.ANSWER_UNUSABLE, "the worker's answer is not a JSON object", "report it to the worker's operator")
