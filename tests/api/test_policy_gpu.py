@@ -31,17 +31,13 @@ RULES: dict[str, Any] = {
 }
 
 
-OCSP = "revocation is Required"
-"""A concern of its own: the broker gets no OCSP answers."""
-
-
 def _rules(**changes: Any) -> GpuRules:
     return GpuRules.model_validate(RULES | changes)
 
 
 def test_complete_rules_leave_nothing_to_say() -> None:
     assert list(gpu_denials(_rules())) == []
-    assert [line for line in gpu_concerns(_rules()) if OCSP not in line] == []
+    assert list(gpu_concerns(_rules())) == []
     assert _rules().measurements[0].values[0].digests == ["ab" * 48]
 
 
@@ -108,14 +104,8 @@ def test_denials(changes: dict[str, Any], word: str) -> None:
     ],
 )
 def test_concerns(changes: dict[str, Any], word: str) -> None:
-    [line] = [line for line in gpu_concerns(_rules(**changes)) if OCSP not in line]
+    [line] = gpu_concerns(_rules(**changes))
     assert word in line
-
-
-def test_rules_that_no_broker_can_meet_are_told() -> None:
-    assert [line for line in gpu_concerns(_rules(backend="NRAS")) if "a broker" in line] == list(gpu_concerns(_rules(backend="NRAS")))
-    assert len(list(gpu_concerns(_rules(backend="NRAS")))) == 2
-    assert [line for line in gpu_concerns(_rules(revocation="Optional")) if "a broker" in line] == []  # the twin
 
 
 def test_the_remote_service_needs_no_measurements_here() -> None:

@@ -237,7 +237,13 @@ def platform() -> SimulatedPlatform:
 
 
 @pytest.fixture
-def empty(tmp_path: Path, clock: ManualClock, platform: SimulatedPlatform) -> World:
+def more_settings() -> dict[str, Any]:
+    """Settings beside the usual ones; modules override it."""
+    return {}
+
+
+@pytest.fixture
+def empty(tmp_path: Path, clock: ManualClock, platform: SimulatedPlatform, more_settings: dict[str, Any]) -> World:
     """A broker that knows two owners and has stored nothing."""
     acme, rival = Tenant("acme"), Tenant("rival")
     pccs = FakePccs(platform, clock)
@@ -257,6 +263,7 @@ def empty(tmp_path: Path, clock: ManualClock, platform: SimulatedPlatform) -> Wo
                 "unprovenCalls": 10_000,
             },  # the clock stands still
         }
+        | more_settings
     )
     deps = assemble(settings, clock=clock, fetcher=pccs, reviewer=FakeReviewer())
     return World(deps, TestClient(create_app(deps)), clock, platform, pccs, acme, rival)

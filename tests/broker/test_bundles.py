@@ -91,7 +91,7 @@ def test_a_policy_that_came_later_is_not_the_one_in_the_bundle(world: Any) -> No
 
 def test_gpus_are_judged_again(with_gpus: Any) -> None:
     domain = with_gpus.domain(with_gpus.acme)
-    result = result_of(with_gpus.post("/v1/attest", gpu_world._evidence(domain, gpu_world.DEVICE)))
+    result = result_of(with_gpus.post("/v1/attest", gpu_world.session_evidence(domain, gpu_world.DEVICE)))
     file = BundleFile.read(with_gpus.reading(f"/v1/bundles/{result}").content)
     judgement = judge(file, pins(with_gpus))
     assert judgement.accepted, judgement.to_json()["reasons"]
@@ -105,7 +105,7 @@ def test_gpus_are_judged_again(with_gpus: Any) -> None:
 def test_refused_gpus_are_refused_again(with_gpus: Any) -> None:
     domain = with_gpus.domain(with_gpus.acme)
     shape = gpu_world.ReportShape(devtools=True)
-    result = result_of(with_gpus.post("/v1/attest", gpu_world._evidence(domain, gpu_world.DEVICE, shape=shape)))
+    result = result_of(with_gpus.post("/v1/attest", gpu_world.session_evidence(domain, gpu_world.DEVICE, shape=shape)))
     judgement = judge(BundleFile.read(with_gpus.reading(f"/v1/bundles/{result}").content), Expectations(owner=with_gpus.acme.public))
     assert not judgement.accepted
     assert judgement.gpu is not None

@@ -229,7 +229,7 @@ def test_the_remote_services_answer(run: Run, tmp_path: Path) -> None:
     answer = ["--nras", "answer.json", "--nras-keys", "jwks.json"]
     accepted = run("verify", *words, *answer)
     assert (accepted.code, accepted.json["backend"], accepted.json["limitedBy"]) == (0, "NRAS", "nras.exp")
-    assert run("verify", *words).reasons == ["GpuEvidenceMissing"]
+    assert run("verify", *words).reasons == ["NrasAnswerMissing"]
     assert run("verify", *words, *answer, "--nras-issuer", "https://other").reasons == ["NrasIssuerMismatch"]
     assert run("verify", *words[:3], *answer).code == 2
     assert run("verify", *words, "--nras", "answer.json").code == 2

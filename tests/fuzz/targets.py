@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chrysalis.errors import ChrysalisError
+from tests.fuzz.gpu_answers import gpu_answers
 
 Call = Callable[[bytes], object]
 Built = tuple[Call, Sequence[bytes]]
@@ -551,6 +552,7 @@ TARGETS = (
     Target("gpu-chain", _gpu_chain, ("chrysalis.attestation.gpu",)),
     Target("gpu-der", _gpu_der, ("chrysalis.attestation.gpu",)),
     Target("nras", _nras, ("chrysalis.attestation.gpu",)),
+    Target("gpu-answers", gpu_answers, ("chrysalis.wire.gpu", "chrysalis.wire.gpu_services", "chrysalis.attestation.gpu")),
     Target("ocsp", _ocsp, ("chrysalis.attestation.gpu",)),
     Target("peer-certificate", _peer_certificate, ("chrysalis.client", "chrysalis.wire", "chrysalis.attestation")),
     Target("fetched-document", _collateral_document, ("chrysalis.attestation",)),

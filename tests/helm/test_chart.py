@@ -131,6 +131,30 @@ def test_collateral_from_files_and_from_a_pccs_of_ones_own(helm: str) -> None:
     assert (volumes["collateral"], volumes["collateral-ca"]) == ("intel", "pccs-ca")
 
 
+def test_nvidias_services_are_asked_where_they_are_named(helm: str) -> None:
+    def settings(*options: str) -> BrokerSettings:
+        maps = of_kind(rendered(helm, *options), "ConfigMap")
+        return BrokerSettings.model_validate(yaml.safe_load(maps["chrysalis-broker"]["data"]["broker.yaml"]))
+
+    assert (settings().gpu.nras, settings().gpu.ocsp) == (None, None)
+    nras, ocsp = "broker.gpu.nras.url=https://nras.example", "broker.gpu.ocsp.url=http://ocsp.example"
+    one = settings(nras).gpu
+    assert (one.nras is not None and one.nras.keys_url, one.ocsp) == ("https://nras.example/.well-known/jwks.json", None)
+    options = (nras, ocsp, "broker.gpu.nras.issuer=https://issuer.example", "broker.gpu.ocsp.nonce=false", "broker.gpu.caConfigMap=ca")
+    both = settings(*options, "broker.gpu.jwksConfigMap=keys").gpu
+    assert both.nras is not None
+    assert both.ocsp is not None
+    assert (both.nras.issuer, both.ocsp.url, both.ocsp.nonce) == ("https://issuer.example", "http://ocsp.example", False)
+    found = of_kind(rendered(helm, *options, "broker.gpu.jwksConfigMap=keys"), "Deployment")["chrysalis-broker"]
+    pod = found["spec"]["template"]["spec"]
+    mounted = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+    volumes = {volume["name"]: volume.get("configMap", {}).get("name") for volume in pod["volumes"]}
+    assert (both.nras.jwks_file, both.nras.ca_file) == (Path(mounted["gpu-keys"]) / "jwks.json", Path(mounted["gpu-ca"]) / "ca.crt")
+    assert both.ocsp.ca_file == both.nras.ca_file
+    assert (volumes["gpu-keys"], volumes["gpu-ca"]) == ("keys", "ca")
+    assert run(helm, f"image={IMAGE}", "broker.gpu.nras.url=http://nras.example").returncode != 0  # TLS alone says who answers
+
+
 def test_replicas_of_the_broker_share_a_database(helm: str) -> None:
     shared = (DATABASE, "broker.replicas=2", "broker.rootKeySecret=root", "broker.database.passwordSecret=password")
     found = rendered(helm, *shared)

@@ -150,15 +150,13 @@ def gpu_concerns(rules: GpuRules) -> Iterator[str]:
     if rules.trust_root != "Nvidia":
         yield "spec.gpu.trustRoot is not NVIDIA's: all GPU evidence under it is simulated and protects nothing"
     if rules.revocation == GpuRevocation.OPTIONAL:
-        yield "spec.gpu.revocation is Optional: a certificate that NVIDIA revoked is noticed only where OCSP answers are given (gpu verify)"
-    else:
-        yield "spec.gpu.revocation is Required: a broker gets no OCSP answers, so it accepts no GPU; `chrysalis gpu verify --ocsp` may"
+        yield "spec.gpu.revocation is Optional: nobody asks for OCSP answers, so a certificate that NVIDIA revoked is not noticed"
     if GpuMode.PROTECTED_PCIE in rules.cc_mode and rules.nvswitch is None:
         yield "spec.gpu.ccMode lists ProtectedPCIe without spec.gpu.nvswitch: the switches see plain text and are not judged"
     if rules.backend == GpuBackend.NRAS:
         yield (
-            "spec.gpu.backend is NRAS: NVIDIA's service judges the GPUs' measurements, the policy's own are not compared; a broker does"
-            " not ask it, so it accepts no GPU; `chrysalis gpu verify --nras` may"
+            "spec.gpu.backend is NRAS: the service that the broker's settings name judges the GPUs' measurements, the policy's own are not"
+            " compared"
         )
     for reference in rules.measurements:
         if reference.expires is None:

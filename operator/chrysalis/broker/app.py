@@ -72,7 +72,7 @@ async def _housekeeping(deps: Deps) -> None:
     while True:
         deps.beat.at = deps.clock.monotonic()
         before = unix(deps.clock.now()) - deps.settings.result_retention_seconds
-        for task in (partial(deps.store.trim, before), deps.collateral.refresh):
+        for task in (partial(deps.store.trim, before), deps.collateral.refresh, deps.gpu_services.refresh):
             try:
                 await run_in_threadpool(task)
             except Exception as error:  # the one must not keep the other from its work

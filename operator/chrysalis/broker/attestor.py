@@ -10,6 +10,7 @@ from chrysalis import __version__
 from chrysalis.api import initdata as initdata_form
 from chrysalis.api.initdata import InitdataError
 from chrysalis.api.policy import Placement
+from chrysalis.attestation.gpu.reasons import GpuReason
 from chrysalis.broker import ear_claims
 from chrysalis.broker.ear_keys import EarKeys
 from chrysalis.broker.identifiers import uuid7
@@ -36,6 +37,10 @@ ATTEMPTS = 3
 """How often an attempt is judged when policies, key records or collateral change under it."""
 
 
+TEMPORARY = frozenset({BrokerReason.COLLATERAL_UNAVAILABLE, GpuReason.GPU_SERVICE_UNAVAILABLE})
+"""Reasons that say nothing about the evidence: the worker shall come back with new one."""
+
+
 class EvidenceRefused(BrokerError):
     """Evidence was judged and refused; `reasons` are all of them, and the result is stored under `result_id`."""
 
@@ -47,8 +52,8 @@ class EvidenceRefused(BrokerError):
 
     @property
     def status(self) -> int:
-        """403; 503 where only the collateral was out of reach, so that the worker tries again."""
-        return 503 if {r.reason for r in self.reasons} == {BrokerReason.COLLATERAL_UNAVAILABLE} else 403
+        """403; 503 where only documents or answers were out of reach, so that the worker tries again."""
+        return 503 if {r.reason for r in self.reasons} <= TEMPORARY else 403
 
 
 class Attestor:
@@ -249,6 +254,7 @@ class Attestor:
                 collateral=None if case.collateral is None else case.collateral.to_json(),
                 at=unix(case.at),
                 key_version=case.key_version,
+                answers=case.answers,
             ),
             nonce=case.evidence.nonce.lower(),
             nonce_expires_at=nonce_expires_at,

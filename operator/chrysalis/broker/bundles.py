@@ -45,6 +45,7 @@ class Bundles:
             judged_at=from_unix(stored.at),
             evidence=Evidence.model_validate_json(stored.message),
             collateral=stored.collateral or "",
+            gpu_answers=stored.answers,
             policy=None if stored.envelope is None else BundlePolicy(envelope=Envelope.model_validate_json(stored.envelope)),
             result=BundleResult(
                 result_id=view.result_id,

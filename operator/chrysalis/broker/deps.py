@@ -11,6 +11,7 @@ from chrysalis.broker.callers import Callers
 from chrysalis.broker.certificates import ClientCertificates
 from chrysalis.broker.collateral import CollateralCache
 from chrysalis.broker.ear_keys import EarKeys
+from chrysalis.broker.gpu_services import BrokersGpuServices
 from chrysalis.broker.limits import Limits
 from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.nonces import Nonces
@@ -54,6 +55,7 @@ class Deps:
     callers: Callers
     certificates: ClientCertificates
     collateral: CollateralCache
+    gpu_services: BrokersGpuServices
     reappraiser: Reappraiser
     simulation: Simulation
     metrics: Metrics

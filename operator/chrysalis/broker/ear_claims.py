@@ -12,6 +12,7 @@ from chrysalis.attestation.gpu.verdict import Comparison, DeviceFacts, GpuVerdic
 from chrysalis.attestation.verdict import EvidenceClass
 from chrysalis.wire.ear import SUBMODULE, Appraisal, EarGpus, EarResult, Status, VectorClaim
 
+COMPARED = (Comparison.MATCHED, Comparison.MATCHED_BY_SERVICE)
 NO_CLAIM = 0
 RECOGNIZED = 2
 APPROVED_AT_BOOT = 3
@@ -80,7 +81,7 @@ def device_vector(facts: DeviceFacts, evidence_class: EvidenceClass) -> dict[Vec
     instance-identity: the device key's chain ends at the maker's root, and it is not known to be revoked; whether that was
     asked stands in chrysalis_result.gpu.revocation.
     configuration: driver, firmware and confidential-computing mode are the policy's.
-    executables: every active reference value matched, or the maker's service said so.
+    executables: every active reference value matched, here or by the word of the service that chrysalis_result.gpu.service names.
     hardware: genuine.  runtime-opaque: a GPU in that mode shows its memory to no host; of a switch nothing is claimed.
     file-system, storage-opaque, sourced-data: not judged.
     """
@@ -89,7 +90,7 @@ def device_vector(facts: DeviceFacts, evidence_class: EvidenceClass) -> dict[Vec
     return {
         "instance-identity": RECOGNIZED if genuine else NOT_RECOGNIZED,
         "configuration": RECOGNIZED,
-        "executables": APPROVED_AT_BOOT if facts.comparison == Comparison.MATCHED else NO_CLAIM,
+        "executables": APPROVED_AT_BOOT if facts.comparison in COMPARED else NO_CLAIM,
         "file-system": NO_CLAIM,
         "hardware": RECOGNIZED if genuine else NOT_RECOGNIZED,
         "runtime-opaque": opaque,
@@ -108,6 +109,7 @@ def gpus(verdict: GpuVerdict) -> EarGpus | None:
         device_ids=[facts.device_id or "" for facts in verdict.gpus],
         revocation=verdict.revocation.value,
         bound=verdict.bound,
+        service=verdict.service,
     )
 
 

@@ -20,10 +20,12 @@ from sqlalchemy import Connection, Insert, Row, String, bindparam, delete, func,
 from chrysalis.broker.prepared import Prepared
 from chrysalis.broker.rooms import Room, insert_new
 from chrysalis.broker.tables import documents, evidence, evidence_documents, policies, results
+from chrysalis.wire.gpu import GpuAnswers
 
 log = logging.getLogger(__name__)
 
-COLLATERAL = "collateral"
+COLLATERAL, ANSWERS, NRAS_KEYS = "collateral", "gpuAnswers", "nrasKeys"
+"""Documents beside the Evidence: a key set is the same for many answers."""
 SHARED_MEMBERS = ("eventLog", "initdata")
 """The members of the Evidence that many results have in common."""
 _ADD = insert(evidence).inline().values({name: bindparam(name) for name in ("result_id", "message", "at", "key_version", "size")})
@@ -39,12 +41,14 @@ MAX_REFUSED_BYTES = 256 * 1024 * 1024
 
 @dataclass(frozen=True)
 class NewEvidence:
-    """What a result was judged from; message is the Evidence's JSON, collateral None where none was found genuine."""
+    """What a result was judged from; message is the Evidence's JSON, collateral None where none was found genuine, answers what
+    NVIDIA's services said, None where they were not asked."""
 
     message: str
     collateral: str | None
     at: int
     key_version: int
+    answers: GpuAnswers | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,8 @@ class StoredEvidence:
     at: int
     document: str
     """The ResultView as it was issued."""
+    answers: GpuAnswers | None = None
+    """What NVIDIA's services said."""
 
 
 class EvidenceRoom(Room):
@@ -124,6 +130,8 @@ def pack(new: NewEvidence) -> PackedEvidence:
     shared = {name: members.pop(name) for name in SHARED_MEMBERS if members.get(name)}
     if new.collateral is not None:
         shared[COLLATERAL] = new.collateral
+    if new.answers is not None:
+        shared |= _documents_of(new.answers)
     message = zlib.compress(json.dumps(members, separators=(",", ":")).encode(), LEVEL)
     return PackedEvidence(message, new.at, new.key_version, tuple((name, *_packed(text)) for name, text in shared.items()))
 
@@ -179,7 +187,7 @@ def _readable(row: Row[tuple[object, ...]], packed: dict[str, tuple[str, bytes]]
 
 
 def _stored(row: Row[tuple[object, ...]], parts: dict[str, str]) -> StoredEvidence:
-    members = json.loads(_inflate(row.message)) | {name: text for name, text in parts.items() if name != COLLATERAL}
+    members = json.loads(_inflate(row.message)) | {name: text for name, text in parts.items() if name in SHARED_MEMBERS}
     return StoredEvidence(
         result_id=row.result_id,
         message=json.dumps(members, separators=(",", ":")),
@@ -193,7 +201,20 @@ def _stored(row: Row[tuple[object, ...]], parts: dict[str, str]) -> StoredEviden
         owner=row.owner,
         at=row.at,
         document=row.document,
+        answers=_answers(parts),
     )
+
+
+def _documents_of(answers: GpuAnswers) -> dict[str, str]:
+    found = {ANSWERS: answers.model_copy(update={"nras_keys": ""}).model_dump_json(by_alias=True)}
+    return found | ({NRAS_KEYS: answers.nras_keys} if answers.nras_keys else {})
+
+
+def _answers(parts: dict[str, str]) -> GpuAnswers | None:
+    """Raises ValueError where they are not what was stored."""
+    if ANSWERS not in parts:
+        return None
+    return GpuAnswers.model_validate_json(parts[ANSWERS]).model_copy(update={"nras_keys": parts.get(NRAS_KEYS, "")})
 
 
 def _packed(text: str) -> tuple[str, bytes]:

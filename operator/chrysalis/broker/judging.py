@@ -24,6 +24,7 @@ from chrysalis.attestation.gpu.verdict import GpuVerdict
 from chrysalis.attestation.quote import Quote
 from chrysalis.attestation.verdict import EvidenceClass, Verdict
 from chrysalis.broker.collateral import CollateralCache
+from chrysalis.broker.gpu_services import BrokersGpuServices
 from chrysalis.broker.gpu_store import Holder
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.records import OwnersRecords
@@ -35,6 +36,7 @@ from chrysalis.clock import unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.wire import gpu as gpus
 from chrysalis.wire.broker import Evidence, KeyRecord, NamedReason
+from chrysalis.wire.gpu import GpuAnswers
 
 MAX_TEXT = 512
 
@@ -61,6 +63,8 @@ class Case:
     """None where the policy does not judge GPUs."""
     inputs: Inputs | None = None
     """As read before the judgement; None where everything is read anew."""
+    answers: GpuAnswers | None = None
+    """What NVIDIA's services said; None where they were not asked."""
 
     @property
     def evidence_class(self) -> EvidenceClass | None:
@@ -112,6 +116,7 @@ class Judge:
         records: OwnersRecords,
         references: References,
         collateral: CollateralCache,
+        gpu_services: BrokersGpuServices,
         keys: StateKeys,
         placement: Placement,
     ) -> None:
@@ -119,11 +124,19 @@ class Judge:
         self._records = records
         self._references = references
         self._collateral = collateral
+        self._gpu_services = gpu_services
         self._keys = keys
         self._placement = placement
 
     def judge(
-        self, evidence: Evidence, at: datetime, *, policy: SignedPolicy | None = None, prove: bool = True, inputs: Inputs | None = None
+        self,
+        evidence: Evidence,
+        at: datetime,
+        *,
+        policy: SignedPolicy | None = None,
+        prove: bool = True,
+        answers: GpuAnswers | None = None,
+        inputs: Inputs | None = None,
     ) -> Case:
         """Judge evidence at a time.
 
@@ -133,14 +146,16 @@ class Judge:
         4. Collateral: of the quote's platform, as it is known now.
         5. Appraisal: of quote, event log and initdata under that policy, over exactly this nonce, these keys, this identity.
            Nothing in it was withdrawn by a publisher of reference values.  GPUs, where the policy judges them: over this
-           session's GPU nonce, each in use by this domain alone.  No report names its domain: `bound` stays Unknown.
+           session's GPU nonce, each in use by this domain alone.  No report names its domain: `bound` stays Unknown.  NVIDIA's
+           services are asked, where the policy wants it, when their answers are all that is missing.
         6. Evidence class: the weakest of domain and GPUs, one that the key record allows.
 
         policy: in place of the stored one of step 3.  prove: collateral that is missing may be asked for, once the quote's
-        platform is proved.  inputs: as read a moment ago, so that what is known of that state is not read again.
+        platform is proved, and NVIDIA's services may be.  answers: what these said when the evidence was judged first.
+        inputs: as read a moment ago, so that what is known of that state is not read again.
         Never raises for what the evidence is; the case holds the reasons.
         """
-        case = Case(evidence=evidence, at=at.replace(microsecond=0), inputs=inputs)
+        case = Case(evidence=evidence, at=at.replace(microsecond=0), answers=answers, inputs=inputs)
         try:
             self._judge(case, policy, prove)
         except ChrysalisError as error:
@@ -165,21 +180,27 @@ class Judge:
         case.reasons += self._references.reasons(toml, case.initdata, case.verdict)
         if case.verdict.accepted and case.collateral is None:
             raise AssertionError("an appraisal accepts only what it found genuine")
-        self._judge_gpus(case, case.initdata, case.policy)
+        self._judge_gpus(case, case.initdata, case.record, case.policy, prove)
         if case.evidence_class is not None:
             check_class(case.record, case.evidence_class)  # 6
 
-    def _judge_gpus(self, case: Case, initdata: Initdata, policy: SignedPolicy) -> None:
+    def _judge_gpus(self, case: Case, initdata: Initdata, record: KeyRecord, policy: SignedPolicy, prove: bool) -> None:
         """The GPU part of step 5; without rules, what is sent is bound and not judged."""
         rules, evidence = policy.spec.gpu, case.evidence
         if rules is None:
             return
         nonce = binding.gpu_nonce(**_bound_parts(evidence, initdata))
-        verdict = gpus.appraise(evidence.gpu, rules=rules, nonce=nonce, at=case.at)
+        if not prove:
+            case.answers = self._gpu_services.again(evidence.gpu, rules, case.answers)
+        verdict = gpus.appraise(evidence.gpu, rules=rules, nonce=nonce, at=case.at, answers=case.answers)
         ids = {facts.device_id for facts in verdict.gpus if facts.device_id is not None}
         if used := self._store.gpus_in_use(ids, case.holder, unix(case.at)):
-            verdict = gpus.appraise(evidence.gpu, rules=rules, nonce=nonce, at=case.at, in_use=used)
+            verdict = gpus.appraise(evidence.gpu, rules=rules, nonce=nonce, at=case.at, in_use=used, answers=case.answers)
         case.gpu = verdict
+        if prove and not case.reasons and gpus.awaits(verdict) and case.evidence_class in record.evidence_class:
+            # Whatever else could be wrong was looked at before: junk makes nobody ask.
+            case.answers = self._gpu_services.ask(evidence.gpu, rules=rules, nonce=nonce, owner=record.owner_public_key)
+            case.gpu = verdict = gpus.appraise(evidence.gpu, rules=rules, nonce=nonce, at=case.at, answers=case.answers)
         case.reasons += [named(dict(members)) for members in gpus.named(verdict)]
 
     def _check_pin(self, case: Case, initdata: Initdata) -> None:

@@ -20,6 +20,7 @@ from chrysalis.broker.certificates import ClientCertificates
 from chrysalis.broker.collateral import CollateralCache
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.ear_keys import EarKeys
+from chrysalis.broker.gpu_services import BrokersGpuServices
 from chrysalis.broker.health import Check, PlainServer
 from chrysalis.broker.judging import Judge
 from chrysalis.broker.metrics import Metrics
@@ -28,7 +29,7 @@ from chrysalis.broker.oidc import OidcVerifier
 from chrysalis.broker.own_evidence import OwnEvidence
 from chrysalis.broker.pccs import CollateralFetcher, PccsFetcher
 from chrysalis.broker.reappraisal import Reappraiser
-from chrysalis.broker.reasons import BrokerError
+from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.records import OwnersRecords
 from chrysalis.broker.reference_values import References
 from chrysalis.broker.release import Results
@@ -79,7 +80,16 @@ def assemble(
     collateral.preload(configuration.collateral.preload)
     records = OwnersRecords(store=store, tenants=tenants, encryption=encryption, clock=clock)
     references = References(store=store, publishers=configuration.publisher_keys, clock=clock)
-    judge = Judge(store=store, records=records, references=references, collateral=collateral, keys=keys, placement=configuration.placement)
+    gpu_services = _gpu_services(configuration, store, clock, metrics)
+    judge = Judge(
+        store=store,
+        records=records,
+        references=references,
+        collateral=collateral,
+        gpu_services=gpu_services,
+        keys=keys,
+        placement=configuration.placement,
+    )
     own_evidence = OwnEvidence(configuration.own_evidence, keys=keys, collateral=collateral, clock=clock)
     own_evidence.check()
     signed = SignedResults()
@@ -120,10 +130,20 @@ def assemble(
         ),
         certificates=certificates,
         collateral=collateral,
+        gpu_services=gpu_services,
         reappraiser=Reappraiser(store=store, judge=judge, clock=clock, metrics=metrics),
         simulation=Simulation(store=store, judge=judge, clock=clock),
         metrics=metrics,
     )
+
+
+def _gpu_services(configuration: Settings, store: Store, clock: Clock, metrics: Metrics) -> BrokersGpuServices:
+    try:
+        return BrokersGpuServices(configuration.gpu, store=store, clock=clock, metrics=metrics)
+    except OSError as error:
+        raise BrokerError(
+            BrokerReason.SETTINGS_INVALID, "gpu names a caFile that cannot be read", "give certificates in PEM", str(error)
+        ) from error
 
 
 def tls_server(deps: Deps) -> TlsServer:

@@ -43,6 +43,12 @@ class Metrics:
             ["document", "reason"],
             registry=self.registry,
         )
+        self.gpu_service_requests = Counter(
+            "chrysalis_broker_gpu_service_requests_total",
+            "Requests to NVIDIA's attestation service and OCSP responder, by outcome",
+            ["service", "outcome"],
+            registry=self.registry,
+        )
         self.requests = Counter(
             "chrysalis_broker_requests_total", "HTTP requests, by operation and status", ["operation", "status"], registry=self.registry
         )

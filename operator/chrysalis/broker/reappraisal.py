@@ -1,7 +1,8 @@
 """Judging stored evidence again when what it rests on has changed, and ending the results that would be refused by now.
 
-A policy, a key record, collateral (a revocation list, a TCB recovery) or a withdrawn reference value: whoever changes one
-writes a request in the same transaction (chrysalis.broker.reappraisal_store), and any replica works it off here.
+A policy, a key record, collateral (a revocation list, a TCB recovery), the revocation of a GPU's certificate or a withdrawn
+reference value: whoever changes one writes a request in the same transaction (chrysalis.broker.reappraisal_store), and any
+replica works it off here.
 """
 
 from __future__ import annotations
@@ -128,13 +129,15 @@ def again(judge: Judge, stored: StoredEvidence, at: datetime, policy: SignedPoli
     """Judge stored evidence at a time, under the stored policy or another one.
 
     The policy's maximum age counts from the time of the first judgement.  Evidence that cannot be read any more is refused;
-    evidence whose collateral is out of reach is not judged: its result ends by itself.
+    evidence whose collateral is out of reach is not judged: its result ends by itself.  NVIDIA's services are not asked: their
+    stored answers count, with what is known of the certificates by now; a policy that newly wants an answer ends the result, and
+    the worker's next attempt gets one.
     """
     try:
         evidence = Evidence.model_validate_json(stored.message)
     except ValidationError:
         return Again([UNUSABLE], judged=True)
-    case = judge.judge(evidence, at, policy=policy, prove=False)
+    case = judge.judge(evidence, at, policy=policy, prove=False, answers=stored.answers)
     reasons = [reason for reason in case.reasons if reason.reason not in NOT_JUDGED]
     if len(reasons) < len(case.reasons):  # what was found before the documents were needed still counts
         return Again(reasons, judged=bool(reasons), case=case)

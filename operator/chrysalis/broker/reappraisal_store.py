@@ -24,6 +24,7 @@ class Cause(StrEnum):
     KEY_RECORD_CHANGED = "KeyRecordChanged"
     COLLATERAL_CHANGED = "CollateralChanged"
     REFERENCE_VALUE_WITHDRAWN = "ReferenceValueWithdrawn"
+    GPU_CERTIFICATE_REVOKED = "GpuCertificateRevoked"
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from chrysalis.broker.oidc import OidcProvider
 from chrysalis.broker.own_evidence_settings import OwnEvidenceSettings
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.tenants import ServiceAccount, TenantList, Tenants
+from chrysalis.wire.gpu_service_settings import GpuServiceSettings
 
 MAX_FILE_BYTES = 256 * 1024
 Port = Annotated[int, Field(ge=0, le=65535)]
@@ -62,6 +63,7 @@ class Settings(Model):
     ownEvidence: where a broker in a trust domain gets evidence about itself (chrysalis.broker.own_evidence); needed for, and only
     for, placement InTD.
     referencePublishers: raw Ed25519 public keys (hex) of those whose reference values are taken; what they withdraw is refused.
+    gpu: which of NVIDIA's services are asked, where a policy demands it (chrysalis.wire.gpu_service_settings); absent: none.
     collateral, kubernetes: see there.
     """
 
@@ -88,6 +90,7 @@ class Settings(Model):
     reference_publishers: Annotated[list[Hex32], Field(max_length=16)] = []
     collateral: CollateralSettings = CollateralSettings()
     kubernetes: KubernetesSettings | None = None
+    gpu: GpuServiceSettings = GpuServiceSettings()
 
     @model_validator(mode="after")
     def _in_a_domain_with_evidence(self) -> Self:

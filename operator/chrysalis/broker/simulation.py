@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from chrysalis.api.policy import SignedPolicy
+from chrysalis.attestation.gpu.reasons import GpuReason
 from chrysalis.attestation.reasons import AttestationReason
 from chrysalis.broker.judging import Judge
 from chrysalis.broker.reappraisal import again
@@ -18,8 +19,17 @@ from chrysalis.wire.changes import PolicySimulation, SimulatedChange
 
 MAX_JUDGED = 5000
 BATCH = 64
-BY_THEN = frozenset({AttestationReason.COLLATERAL_EXPIRED, AttestationReason.COLLATERAL_NOT_YET_VALID, BrokerReason.RESULT_TOO_OLD})
-"""What a judgement about the future must not count: the broker has newer documents by then, and the worker newer evidence."""
+BY_THEN = frozenset(
+    {
+        AttestationReason.COLLATERAL_EXPIRED,
+        AttestationReason.COLLATERAL_NOT_YET_VALID,
+        BrokerReason.RESULT_TOO_OLD,
+        GpuReason.NRAS_EXPIRED,
+        GpuReason.GPU_OCSP_EXPIRED,
+        GpuReason.GPU_REVOCATION_NOT_CHECKED,
+    }
+)
+"""What a judgement about the future must not count: the broker has newer documents and answers by then, the worker newer evidence."""
 
 
 @dataclass

@@ -9,6 +9,7 @@ from chrysalis.broker.collateral_store import CollateralRoom
 from chrysalis.broker.database import Database
 from chrysalis.broker.evidence_store import EvidenceRoom, NewEvidence, StoredEvidence
 from chrysalis.broker.gpu_store import GpuRoom
+from chrysalis.broker.ocsp_store import OcspRoom
 from chrysalis.broker.reappraisal_store import Cause, ReappraisalRoom, Sweep
 from chrysalis.broker.records_store import RecordsRoom, StoredKey, StoredPolicy
 from chrysalis.broker.reference_store import ReferenceRoom
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 
-class Store(RecordsRoom, CollateralRoom, ResultsRoom, EvidenceRoom, ReappraisalRoom, ReferenceRoom, GpuRoom, AuditRoom):
+class Store(RecordsRoom, CollateralRoom, ResultsRoom, EvidenceRoom, ReappraisalRoom, ReferenceRoom, GpuRoom, OcspRoom, AuditRoom):
     """The broker's database.  Thread-safe."""
 
     def __init__(self, url: str | URL) -> None:

@@ -113,6 +113,23 @@ gpu_devices = Table(
     Index("ix_gpu_devices_device_id", "device_id"),
 )
 
+ocsp_answers = Table(
+    "ocsp_answers",  # about the authorities in devices' chains, see chrysalis.broker.ocsp_store
+    metadata,
+    Column("digest", String(64), primary_key=True),  # SHA-256 of the certificate
+    Column("certificate", LargeBinary, nullable=False),
+    Column("issuer", LargeBinary, nullable=False),
+    Column("body", LargeBinary),  # NULL as long as it was asked for in vain
+    Column("state", String(16), nullable=False),
+    Column("this_update", BigInteger, nullable=False),
+    Column("ends_at", BigInteger, nullable=False),
+    Column("next_attempt_at", BigInteger, nullable=False),
+    Column("failures", BigInteger, nullable=False),
+    Column("used_at", BigInteger, nullable=False),
+    CheckConstraint("(body IS NULL) = (state = 'Missing')", name="state"),
+    Index("ix_ocsp_answers_next_attempt_at", "next_attempt_at"),
+)
+
 counters = Table(
     "counters",  # `changes` numbers every change of a result, `inputs` and `shared` see chrysalis.broker.reappraisal_store
     metadata,
@@ -153,7 +170,7 @@ evidence_documents = Table(
     "evidence_documents",
     metadata,
     Column("result_id", String(36), ForeignKey("evidence.result_id", ondelete="CASCADE"), primary_key=True),
-    Column("name", String(32), primary_key=True),  # collateral, or the member of the Evidence
+    Column("name", String(32), primary_key=True),  # collateral, gpuAnswers, nrasKeys, or the member of the Evidence
     Column("digest", String(64), ForeignKey("documents.digest"), nullable=False),
     Index("ix_evidence_documents_digest", "digest"),
 )

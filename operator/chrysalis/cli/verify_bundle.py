@@ -12,12 +12,14 @@ from typing import Any
 import click
 
 from chrysalis.attestation.freshness import FreshnessMode, Revocation
+from chrysalis.attestation.gpu.nras import MAX_JWKS_BYTES, read_keys
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.verdict import EvidenceClass
 from chrysalis.cli import files
 from chrysalis.cli.hexadecimal import HEX32
 from chrysalis.clock import rfc3339
 from chrysalis.wire.bundle import MAX_BUNDLE_BYTES, BundleFile
+from chrysalis.wire.bundle_answers import KeysOf
 from chrysalis.wire.bundle_judgement import Expectations, Judgement, Signature, judge
 
 Callback = Callable[..., int]
@@ -30,9 +32,12 @@ OPTIONS = (
     click.option("--owner", type=HEX32, help="With --bundle: the key (hex) whose policy it must be."),
     click.option("--ear-key", type=HEX32, help="With --bundle: the broker's key (hex) whose result is believed."),
     click.option("--nonce", type=HEX32, help="With --bundle: the nonce (hex) that you chose for this evidence."),
+    click.option(
+        "--nras-keys", type=click.Path(path_type=Path), help="With --bundle: NVIDIA's service's key set (JWKS) instead of the enclosed one."
+    ),
 )
 OF_A_QUOTE = ("collateral", "initdata", "event_log")
-OF_A_BUNDLE = ("owner", "ear_key", "nonce")
+OF_A_BUNDLE = ("owner", "ear_key", "nonce", "nras_keys")
 
 
 def bundle_options(callback: Callback) -> Callback:
@@ -68,6 +73,7 @@ def verify(
     owner: bytes | None,
     ear_key: bytes | None,
     nonce: bytes | None,
+    nras_keys: Path | None = None,
 ) -> int:
     """Judge and print; the exit code.  Raises WireError and AttestationError for what cannot be read (exit 2)."""
     judgement = judge(
@@ -78,11 +84,19 @@ def verify(
             owner=owner,
             ear_key=ear_key,
             nonce=nonce,
+            nras_keys=_key_set(nras_keys) if nras_keys else None,
             roots=[files.root(path) for path in roots],
         ),
     )
     click.echo(json.dumps(judgement.to_json(), indent=2) if output == "json" else "\n".join(lines(judgement)))
     return 0 if judgement.accepted else 1
+
+
+def _key_set(path: Path) -> str:
+    """A readable key set; raises AttestationError (FileUnreadable), GpuError (NrasKeyUnknown)."""
+    text = files.read(path, MAX_JWKS_BYTES).decode(errors="replace")
+    read_keys(text)
+    return text
 
 
 def lines(judgement: Judgement) -> list[str]:
@@ -112,6 +126,7 @@ def lines(judgement: Judgement) -> list[str]:
         ("as recorded", _recorded(judgement)),
         ("evidence class", verdict.evidence_class.value if verdict.evidence_class else None),
         ("GPUs", f"{len(judgement.gpu.gpus)} judged: {judgement.gpu.verdict}" if judgement.gpu else None),
+        ("NVIDIA's service", f"{judgement.nras_issuer}; keys of: {judgement.nras}" if judgement.nras_issuer else None),
         ("TCB status", verdict.tcb_status),
         ("allowed as", verdict.measurement_name),
         ("expires", f"{rfc3339(verdict.expires_at)}, limited by {verdict.limited_by}" if verdict.expires_at else None),
@@ -141,6 +156,10 @@ def cautions(judgement: Judgement) -> list[str]:
         found.append("--ear-key was not given: the result is signed by the broker that the worker is measured with, whoever that is")
     elif judgement.ear in (Signature.ABSENT, Signature.NOT_CHECKED):
         found.append("no broker's result was checked")
+    if judgement.nras == KeysOf.BROKER:
+        found.append("--nras-keys was not given: NVIDIA's service's answer is judged under the keys that the broker says it got from it")
+    elif judgement.nras == KeysOf.BUNDLE:
+        found.append("--nras-keys was not given: NVIDIA's service's answer is judged under keys that anybody may have put into the bundle")
     if judgement.mode == FreshnessMode.OFFLINE:
         found.append("freshness: NotChecked; the evidence is judged, not when it was made")
     if judgement.revocation == Revocation.NOT_CHECKED:

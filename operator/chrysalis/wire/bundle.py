@@ -21,6 +21,7 @@ from chrysalis.receipts import jws
 from chrysalis.receipts.objects import Digest, Seconds, SignedObject
 from chrysalis.receipts.reasons import ReceiptError
 from chrysalis.wire.broker import Evidence, NamedReason
+from chrysalis.wire.gpu import GpuAnswers
 from chrysalis.wire.reasons import WireError, WireReason
 
 SCHEMA: Literal["chrysalis/bundle/v1"] = "chrysalis/bundle/v1"
@@ -91,6 +92,7 @@ class Bundle(Model):
     judged_at: Annotated[AwareDatetime, InUtc]  # whole seconds: of the recorded verdict, and of judging again unless another is asked for
     evidence: Evidence
     collateral: Annotated[str, Field(max_length=MAX_COLLATERAL_CHARACTERS)]  # QuoteCollateralV3 JSON, byte for byte
+    gpu_answers: GpuAnswers | None = None  # of NVIDIA's services, where they were asked
     policy: BundlePolicy | None = None  # absent where the attempt failed before a policy was found
     result: BundleResult | None = None
     broker: BundleBroker | None = None

@@ -41,16 +41,24 @@ from chrysalis.attestation.verdict import EvidenceClass, Reason, Verdict
 from chrysalis.clock import from_unix, rfc3339, unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.receipts.objects import ReceiptKeyCertificate
-from chrysalis.wire import dsse, ear
+from chrysalis.wire import bundle_answers, dsse, ear
 from chrysalis.wire import gpu as gpus
 from chrysalis.wire.broker import PAYLOAD_POLICY, NamedReason
 from chrysalis.wire.bundle import Bundle, BundleFile, BundleResult, BundleStatement, BundleVerification, token_claim
+from chrysalis.wire.bundle_answers import KeysOf
 from chrysalis.wire.ear import Ear
 from chrysalis.wire.reasons import WireError, WireReason
 
 APPRAISED = {str(reason) for reason in (*AttestationReason, *GpuReason)}
-ALSO_THE_BROKERS = {"IsolationNotAllowed", "CollateralMissing", str(GpuReason.GPU_IN_USE)}
-"""Words that a broker uses for checks of its own, too (of the key record, of its cache, of other live results)."""
+ALSO_THE_BROKERS = {
+    "IsolationNotAllowed",
+    "CollateralMissing",
+    str(GpuReason.GPU_IN_USE),
+    str(GpuReason.GPU_SERVICE_NOT_CONFIGURED),
+    str(GpuReason.GPU_SERVICE_UNAVAILABLE),
+    str(GpuReason.GPU_SERVICE_REFUSED),
+}
+"""Words that a broker uses for checks of its own, too (of the key record, of its cache, of other live results, of services)."""
 
 
 class Signature(StrEnum):
@@ -80,6 +88,7 @@ class Expectations:
     at: the time to judge at; None: the recorded one.  policy: judge under this one instead of the enclosed one.
     owner: whose policy it must be (raw Ed25519).  ear_key: whose results are believed (raw Ed25519).
     nonce: the one that the reader itself had chosen for this evidence.  roots: DER trust anchors that the policy's must be among.
+    nras_keys: NVIDIA's attestation service's key set (JWKS), in place of the enclosed one.
     """
 
     at: datetime | None = None
@@ -88,6 +97,7 @@ class Expectations:
     ear_key: bytes | None = None
     nonce: bytes | None = None
     roots: Sequence[bytes] = ()
+    nras_keys: str | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +158,8 @@ class Judgement:
     other_policy: bool = False
     ear: Signature = Signature.ABSENT
     statement: Signature = Signature.ABSENT
+    nras: KeysOf = KeysOf.NOBODY
+    nras_issuer: str = ""
     placement: str = ""
     verification: BundleVerification | None = None  # how the client that made the bundle says it had verified
     reasons: list[NamedReason] = field(default_factory=list)
@@ -188,6 +200,8 @@ class Judgement:
             },
             "ear": self.ear.value,
             "statement": self.statement.value,
+            "nrasKeys": self.nras.value,
+            "nrasIssuer": self.nras_issuer or None,
             "placement": self.placement,
             "recordedVerification": self.verification.to_json_dict() if self.verification else None,
             "differences": [vars(difference) for difference in self.differences],
@@ -212,14 +226,15 @@ def judge(file: BundleFile, expect: Expectations | None = None) -> Judgement:
     )
     policy = _policy(told, bundle, expect)  # 1
     evidence = _Opened.of(bundle)  # 2
-    own = _appraise(bundle, evidence, policy, bundle.judged_at, expect.roots)  # 3
+    own = _appraise(bundle, evidence, policy, bundle.judged_at, expect)  # 3
     asked = expect.policy or policy
     same = asked is policy and at == bundle.judged_at
-    whole = own if same else _appraise(bundle, evidence, asked, at, expect.roots)
+    whole = own if same else _appraise(bundle, evidence, asked, at, expect)
     told.verdict, told.gpu = whole.verdict, whole.gpu
     told.other_policy = asked is not policy
     token = _tokens(told, bundle, evidence, own, expect)  # 4
     _statement(told, file, evidence, expect)  # 5
+    told.nras, told.nras_issuer = bundle_answers.whose(told.gpu, expect.nras_keys, vouched=told.statement is Signature.PINNED)
     _compare(told, bundle, own, evidence)  # 6
     _freshness(told, bundle, token, expect)  # 7
     return told
@@ -301,7 +316,7 @@ def _policy(told: Judgement, bundle: Bundle, expect: Expectations) -> Attestatio
     return signed.spec
 
 
-def _appraise(bundle: Bundle, evidence: _Opened, policy: AttestationPolicySpec | None, at: datetime, roots: Sequence[bytes]) -> Whole:
+def _appraise(bundle: Bundle, evidence: _Opened, policy: AttestationPolicySpec | None, at: datetime, expect: Expectations) -> Whole:
     """Step 3."""
     scope = "Policy" if policy else "GenuinenessAndTcb"
     if evidence.flaw is not None:
@@ -318,7 +333,7 @@ def _appraise(bundle: Bundle, evidence: _Opened, policy: AttestationPolicySpec |
         collateral=collateral,
         policy=policy,
         at=at,
-        roots=roots,
+        roots=expect.roots,
         event_log=evidence.event_log or None,
         initdata=evidence.initdata or None,
         report_data=evidence.report_data or None,
@@ -326,7 +341,10 @@ def _appraise(bundle: Bundle, evidence: _Opened, policy: AttestationPolicySpec |
     )
     if policy is None or policy.gpu is None:
         return Whole(verdict)
-    return Whole(verdict, gpus.appraise(bundle.evidence.gpu, rules=policy.gpu, nonce=evidence.gpu_nonce, at=at))
+    said = gpus.appraise(
+        bundle.evidence.gpu, rules=policy.gpu, nonce=evidence.gpu_nonce, at=at, answers=bundle.gpu_answers, nras_keys=expect.nras_keys
+    )
+    return Whole(verdict, said)
 
 
 def _tokens(told: Judgement, bundle: Bundle, evidence: _Opened, own: Whole, expect: Expectations) -> Ear | None:

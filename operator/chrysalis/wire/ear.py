@@ -82,6 +82,7 @@ class EarGpus(Model):
     evidence_class: Literal["Hardware", "Simulated"]
     device_ids: Annotated[list[Annotated[str, Field(max_length=64)]], Field(max_length=16)]
     revocation: Literal["Good", "Revoked", "NotChecked"]
+    service: Annotated[str, Field(max_length=256)] | None = None  # issuer of the service that compared the measurements; null: the broker
     bound: Literal["Unknown"] = "Unknown"  # whether the GPUs are those of this trust domain: no report says so
 
 

@@ -146,7 +146,7 @@ ROWS: dict[str, tuple[str, Row]] = {
     ),
     "in use": ("GpuInUse", lambda world: world.judge(in_use={world.judge().gpus[0].device_id})),
     "revocation not checked": ("GpuRevocationNotChecked", _ruled(revocation="Required")),
-    "remote answer missing": ("GpuEvidenceMissing", _ruled(backend="NRAS")),
+    "remote answer missing": ("NrasAnswerMissing", _ruled(backend="NRAS")),
 }
 
 

@@ -85,7 +85,9 @@ def appraise_gpus(
             _measurements(device, rules, references, at)
     limits = [(device.until, device.until_name) for device in devices if device.until is not None]
     if rules is not None and not local and gpus:
-        findings += _remote(gpus, remote, limits)
+        said, answer = _remote(gpus, remote, limits)
+        findings += said
+        known["service"] = answer.issuer if answer is not None else None
 
     # 4. The set
     findings += _set(gpus, rules, in_use) + _unique(switches, "NVSwitch")
@@ -187,26 +189,29 @@ def _measurements(device: Judged, rules: GpuRules | None, references: Sequence[G
         device.facts |= {"secure_boot": True, "debug": "Disabled", "reference_ids": [one.id for one in found.references]}
 
 
-def _remote(gpus: Sequence[Judged], remote: RemoteCheck | None, limits: list[tuple[datetime, str]]) -> list[Finding]:
-    """The remote service's word about exactly these GPUs: its `ueid` is the serial number of the device's certificate."""
+def _remote(gpus: Sequence[Judged], remote: RemoteCheck | None, limits: list[tuple[datetime, str]]) -> tuple[list[Finding], Answer | None]:
+    """The remote service's word about exactly these GPUs: its `ueid` is the serial number of the device's certificate.
+
+    Findings about the answer as a whole, and the answer itself where its signatures hold.
+    """
     if remote is None:
-        return [Finding.of(_R.GPU_EVIDENCE_MISSING, "the rules ask for the remote service's answer, and none was sent")]
+        return [Finding.of(_R.NRAS_ANSWER_MISSING, "the rules ask for the remote service's answer, and there is none")], None
     try:
         answer = remote()
     except GpuError as error:
-        return [Finding.from_error(error)]
+        return [Finding.from_error(error)], None
     limits.append((answer.expires, "nras.exp"))
     mine = {str(gpu.chain.certificates[0].serial_number): gpu for gpu in gpus if gpu.chain is not None and gpu.genuine}
     theirs = {device.ueid: device for device in answer.devices}
     if set(mine) != set(theirs) or len(theirs) != len(answer.devices):
-        return [Finding.of(_R.NRAS_SUBMODULE_MISMATCH, "the service's answer is about other GPUs than the reports")]
+        return [Finding.of(_R.NRAS_SUBMODULE_MISMATCH, "the service's answer is about other GPUs than the reports")], answer
     for ueid, gpu in mine.items():
         stated = (theirs[ueid].driver_version, theirs[ueid].vbios_version.upper())
         if stated != (gpu.facts.get("driver_version"), gpu.facts.get("vbios_version")):
             gpu.add(_R.NRAS_CLAIM_REFUSED, "the service judged other versions than the report states", ", ".join(stated))
             continue
-        gpu.facts |= {"comparison": Comparison.MATCHED, "secure_boot": True, "debug": "Disabled"}
-    return []
+        gpu.facts |= {"comparison": Comparison.MATCHED_BY_SERVICE, "secure_boot": True, "debug": "Disabled"}
+    return [], answer
 
 
 def _set(gpus: Sequence[Judged], rules: GpuRules | None, in_use: Collection[str]) -> list[Finding]:

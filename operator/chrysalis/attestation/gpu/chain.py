@@ -73,6 +73,12 @@ class Chain:
     hardware_model: str
     device_id: str  # lower-case hex of the identity key's SHA-256
     fwid: bytes | None  # of the device's certificate
+    complete: bool = True  # whether the root stands in it
+
+    @property
+    def revocable(self) -> list[tuple[x509.Certificate, x509.Certificate]]:
+        """The authorities below the root, each with its issuer: what an OCSP responder is asked about."""
+        return list(zip(self.certificates[1:-1], self.certificates[2:], strict=True))
 
     def check(self, at: datetime, root_sha256: str = NVIDIA_DEVICE_ROOT_SHA256) -> None:
         """Raise GpuError unless the chain ends at this root and every certificate is valid at this time."""
@@ -149,6 +155,7 @@ def read(pem: bytes) -> Chain:
         hardware_model=model,
         device_id=hashlib.sha256(identity.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest(),
         fwid=_fwid(certificates[0]),
+        complete=not rootless,
     )
 
 

@@ -164,11 +164,12 @@ def _stated(judged: Judged, report: Report) -> None:
 def _revocation(judged: Judged, chain: chains.Chain, answers: Sequence[ocsp.Answer], at: datetime) -> None:
     """Good once every authority's certificate below the root has a good answer; the device's own is not in NVIDIA's OCSP.
 
+    A chain that was sent without its root is not wholly checked: the issuer of its last authority is not at hand to check with.
     Of several answers about one certificate, one that says revoked decides: an older one may still be current.
     """
     checked = 0
-    asked = chain.certificates[1:-1]
-    for certificate, issuer in zip(asked, chain.certificates[2:], strict=True):
+    asked = chain.revocable
+    for certificate, issuer in asked:
         about = [answer for answer in answers if answer.is_about(certificate, issuer)]
         failures: list[GpuError] = []
         good: list[datetime] = []
@@ -185,7 +186,7 @@ def _revocation(judged: Judged, chain: chains.Chain, answers: Sequence[ocsp.Answ
             checked += 1
         else:
             judged.findings += [Finding.from_error(error, judged.index) for error in (revoked or failures)[:1]]
-    if asked and checked == len(asked):
+    if asked and checked == len(asked) and chain.complete:
         judged.facts["revocation"] = Revocation.GOOD
 
 

@@ -31,6 +31,7 @@ MAX_ANSWER_BYTES = 1024 * 1024
 MAX_TOKEN_BYTES = 64 * 1024
 MAX_JWKS_BYTES = 1024 * 1024
 MAX_KEYS = 64
+MAX_KEY_ID = 256
 LEEWAY_SECONDS = 60
 ALGORITHM = "ES384"
 _COORDINATE = 48
@@ -103,6 +104,16 @@ def check(
         members = ("ueid", "x-nvidia-gpu-driver-version", "x-nvidia-gpu-vbios-version", "hwmodel")
         devices.append(Device(name, *(str(claims.get(member, ""))[:128] for member in members)))
     return Answer(issuer, nonce, from_unix(ends), tuple(devices))
+
+
+def key_ids(answer: bytes | str) -> frozenset[str]:
+    """The ids of the keys that the answer's tokens say they are signed with; nothing is proved.  Raises GpuError."""
+    overall, tokens = _bundle(answer)
+    found = set()
+    for token in (overall, *tokens.values()):
+        head, _, _ = token.partition(".")
+        found.add(str(_object(head).get("kid"))[:MAX_KEY_ID])
+    return frozenset(found)
 
 
 def _bundle(answer: bytes | str) -> tuple[str, dict[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -22,7 +22,9 @@ from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
 
 MAX_RESPONSE_BYTES = 64 * 1024
-MAX_RESPONSES = 64
+MAX_RESPONSES = 256
+LEEWAY_SECONDS = 60
+"""How much the responder's clock may be ahead."""
 _R = GpuReason
 
 
@@ -53,7 +55,7 @@ class Answer:
         if nonce is not None and self._nonce() != nonce:
             raise GpuError(_R.GPU_OCSP_INVALID, "the OCSP answer does not carry the nonce that was asked with")
         until = self.response.next_update_utc
-        if until is None or not self.response.this_update_utc <= at < until:
+        if until is None or not self.response.this_update_utc - timedelta(seconds=LEEWAY_SECONDS) <= at < until:
             ends = "no end" if until is None else until.isoformat()
             span = f"{self.response.this_update_utc.isoformat()} to {ends}"
             raise GpuError(_R.GPU_OCSP_EXPIRED, f"the OCSP answer about {name} is not current at the stated time", span)

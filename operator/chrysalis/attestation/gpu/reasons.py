@@ -69,6 +69,11 @@ class GpuReason(StrEnum):
     NRAS_NONCE_MISMATCH = "NrasNonceMismatch"
     NRAS_SUBMODULE_MISMATCH = "NrasSubmoduleMismatch"
     NRAS_CLAIM_REFUSED = "NrasClaimRefused"
+    NRAS_ANSWER_MISSING = "NrasAnswerMissing"
+    # Asking NVIDIA's services
+    GPU_SERVICE_NOT_CONFIGURED = "GpuServiceNotConfigured"
+    GPU_SERVICE_UNAVAILABLE = "GpuServiceUnavailable"
+    GPU_SERVICE_REFUSED = "GpuServiceRefused"
 
 
 _R = GpuReason
@@ -91,7 +96,7 @@ REMEDIES: dict[GpuReason, str] = {
     _R.GPU_CERTIFICATE_EXPIRED: "check the stated time; NVIDIA's device certificates do not expire",
     _R.GPU_TRUST_ROOT_MISMATCH: "check the trust root: the device's chain ends at another root than the one that is trusted here",
     _R.GPU_FIRMWARE_ID_MISMATCH: "reset the GPU and get report and certificate chain together, of one boot",
-    _R.GPU_REVOCATION_NOT_CHECKED: "send an OCSP answer for each certificate of the device's chain, or let gpu.revocation be Optional",
+    _R.GPU_REVOCATION_NOT_CHECKED: "attest again, or give an OCSP answer for each authority of a chain with its root; or allow Optional",
     _R.GPU_OCSP_INVALID: "ask NVIDIA's OCSP service again and keep its answer byte for byte",
     _R.GPU_OCSP_EXPIRED: "ask NVIDIA's OCSP service again; this answer is not current at the stated time",
     _R.GPU_CERTIFICATE_REVOKED: "do not trust this GPU: NVIDIA revoked a certificate of it",
@@ -127,6 +132,13 @@ REMEDIES: dict[GpuReason, str] = {
     _R.NRAS_NONCE_MISMATCH: _ASK_AGAIN,
     _R.NRAS_SUBMODULE_MISMATCH: "send the whole answer of the service: its overall token and the token of every GPU, unchanged",
     _R.NRAS_CLAIM_REFUSED: "read which claim the service denied, and correct that on the machine",
+    _R.NRAS_ANSWER_MISSING: "attest again: the service is asked once everything else holds; from files, give --nras and --nras-keys",
+    _R.GPU_SERVICE_NOT_CONFIGURED: (
+        "set gpu.nras or gpu.ocsp in the broker's settings (a client: gpu_services, or --nras-url, --ocsp-url of `chrysalis infer`), or"
+        " let the policy's gpu.backend be Local and its gpu.revocation Optional"
+    ),
+    _R.GPU_SERVICE_REFUSED: "compare what the machine sends with what NVIDIA's service takes, or let the policy's gpu.backend be Local",
+    _R.GPU_SERVICE_UNAVAILABLE: "try again; if it stays, look at the service that gpu.nras or gpu.ocsp names and at the way to it",
 }
 
 

@@ -26,6 +26,7 @@ class Comparison(StrEnum):
     """What became of the measurements."""
 
     MATCHED = "Matched"
+    MATCHED_BY_SERVICE = "MatchedByService"  # not here: the remote service says that they match its own reference values
     DIFFERENT = "Different"
     NOT_COMPARED = "NotCompared"
 
@@ -86,6 +87,7 @@ class GpuVerdict(Model):
     scope: Literal["Policy", "GenuinenessAndReferences", "Genuineness"] = "Policy"
     backend: GpuBackend = GpuBackend.LOCAL
     evidence_class: EvidenceClass | None = None
+    service: str | None = None  # issuer of the remote service whose word was taken in place of comparing measurements here
     nonce_checked: bool = False
     bound: Literal["Unknown"] = "Unknown"  # no GPU report names the trust domain that it serves
     revocation: Revocation = Revocation.NOT_CHECKED  # the weakest of all devices
