@@ -17,6 +17,9 @@ from chrysalis.wire import owner_token
 from chrysalis.wire.bundle import BundleFile, to_bytes
 from chrysalis.wire.bundle_judgement import Expectations, judge
 from chrysalis.wire.reasons import WireError
+from chrysalis_worker.nvml import NvmlGpus
+from e2e.simtd.nvml import SimulatedDriver
+from tests.worker.nvml_guest import DEVICES, POOL, loaded
 from tests.worker.test_agent import package  # noqa: F401 - a fixture
 from tests.worker.test_whole_way import Scene, clock, go  # noqa: F401 - fixtures
 
@@ -165,3 +168,24 @@ def test_the_broker_is_asked_whether_it_revoked_the_result(go: Any) -> None:  # 
             assert (await unasking.connect()).revocation == "NotChecked"
 
     go(scenario, **IN_HOUSE)
+
+
+@pytest.mark.parametrize("mode", list(FreshnessMode))
+def test_gpus_in_each_mode(go: Any, monkeypatch: pytest.MonkeyPatch, mode: FreshnessMode) -> None:  # noqa: F811
+    """Judged by the client where it has the reports, read from the result where it has not; another number is refused in both."""
+    with loaded(monkeypatch, SimulatedDriver(DEVICES)):
+
+        async def scenario(scene: Scene) -> None:
+            await scene.ready()
+            async with client(scene, mode, rules=POOL.rules()) as made:
+                assert (await made.embeddings(["one"])).vectors
+                worker = await made.connect()
+            assert worker.evidence_class == "Simulated"
+            assert (worker.gpu is None) is (mode == "ear")
+            assert ("gpu.measurements" in worker.checked_by["broker"]) is (mode == "ear")
+            assert judge(BundleFile.read(to_bytes(worker.bundle(worker.judged_at)))).accepted
+            with pytest.raises(ClientError) as refused:
+                await client(scene, mode, rules=POOL.rules() | {"count": 1}).connect()
+            assert "GpuCountMismatch" in [reason.reason for reason in refused.value.reasons]
+
+        go(scenario, gpus=NvmlGpus, policy={"gpu": POOL.rules()}, **IN_HOUSE)
