@@ -113,7 +113,10 @@ def test_without_rims_it_is_said_loudly(run: Run) -> None:
         outcome = run("verify", "evidence.json", output=output)
         assert outcome.code == 0
         assert "NOT compared" in outcome.err
-    assert run("verify", "evidence.json").json["scope"] == "Genuineness"
+    told = run("verify", "evidence.json").json
+    assert told["scope"] == "Genuineness"
+    assert "NOT compared" in told["notes"][0]
+    assert run("verify", "evidence.json", *RIMS).json["notes"] == []
 
 
 def test_refused_is_one(run: Run) -> None:

@@ -116,7 +116,8 @@ def test_a_flaw_of_the_quote_is_a_verdict(run: Run, tmp_path: Path, data: bytes,
 def test_a_file_that_is_no_quote_is_exit_2(run: Run, tmp_path: Path, data: bytes) -> None:
     (tmp_path / "quote").write_bytes(data)
     outcome = run()
-    assert (outcome.code, outcome.out) == (2, "")
+    assert (outcome.code, outcome.json["verdict"]) == (2, None)
+    assert outcome.reasons[0] in ("QuoteUnreadable", "QuoteTooLarge")
     assert "what to do" in outcome.err
 
 
@@ -172,7 +173,7 @@ def test_roots(run: Run, tmp_path: Path) -> None:
 )
 def test_usage_is_exit_2(run: Run, words: list[str]) -> None:
     outcome = run(*words)
-    assert (outcome.code, outcome.out) == (2, "")
+    assert (outcome.code, outcome.json["verdict"]) == (2, None)
     assert outcome.err
 
 

@@ -104,12 +104,15 @@ def verify(
         verdict = verdict.model_copy(
             update={"verdict": "Refused", "reasons": [*refused, *verdict.reasons], "expires_at": None, "limited_by": None}
         )
+    notes = [NOT_COMPARED] if verdict.scope == "Genuineness" else []
     if output == "json":
-        click.echo(json.dumps(verdict.to_json_full(), indent=2))
+        click.echo(
+            json.dumps({"schemaVersion": "chrysalis/v1"} | verdict.to_json_full() | {"at": rfc3339(moment), "notes": notes}, indent=2)
+        )
     else:
         click.echo("\n".join(_lines(verdict, moment)))
-    if verdict.scope == "Genuineness":
-        click.echo(click.style("WARNING: ", fg="red", bold=True) + NOT_COMPARED, err=True)
+    for note in notes:
+        click.echo(click.style("WARNING: ", fg="red", bold=True) + note, err=True)
     return 0 if verdict.accepted else 1
 
 

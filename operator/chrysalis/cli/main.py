@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import logging
 import sys
 from importlib.util import find_spec
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import click
 
 from chrysalis import __version__
+from chrysalis.cli import failures
 from chrysalis.errors import ChrysalisError
 
 VERBS = (
@@ -52,6 +54,7 @@ def cli() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit; a ChrysalisError that reaches this place is unreadable input (exit 2)."""
+    failures.listen(sys.argv[1:] if argv is None else argv)
     try:
         outcome: Any = cli.main(args=argv, standalone_mode=False, prog_name="chrysalis")
         sys.exit(outcome if isinstance(outcome, int) else 0)
@@ -59,20 +62,25 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(EXIT_INTERRUPTED)
     except click.ClickException as error:
         error.show()
-        sys.exit(EXIT_USAGE)
+        sys.exit(failures.tell([failures.usage(error)], EXIT_USAGE, text=False))
     except ChrysalisError as error:
-        click.echo(f"{error.reason}: {error.message}", err=True)
-        if error.remedy:
-            click.echo(f"  what to do: {error.remedy}", err=True)
-        if error.detail:
-            click.echo(f"  detail: {error.detail}", err=True)
-        sys.exit(EXIT_USAGE)
+        sys.exit(failures.tell([error], EXIT_USAGE))
     except OSError as error:
         # Most likely a full disk behind standard output.  Exit 1 would be taken for a verdict.
         sys.stdout = io.StringIO()  # else the interpreter fails once more at its end
         click.echo(f"FileUnusable: {error.filename or 'standard output'}: {error.strerror or error}", err=True)
         click.echo("  what to do: make room, or write elsewhere, and run it again", err=True)
         sys.exit(EXIT_USAGE)
+    except Exception as error:
+        # The interpreter would end with 1, which would be taken for a verdict.
+        logging.getLogger(__name__).debug("internal error", exc_info=True)
+        failed = failures.CommandError(
+            failures.CommandReason.INTERNAL_ERROR,
+            f"the program failed: {type(error).__name__}",
+            "report it, with the command line and what it was given; nothing was judged",
+            str(error)[:300],
+        )
+        sys.exit(failures.tell([failed], EXIT_USAGE))
 
 
 if __name__ == "__main__":

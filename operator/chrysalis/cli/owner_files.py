@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from pathlib import Path
 
-import click
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
+from chrysalis.cli import failures
 from chrysalis.errors import ChrysalisError
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.reasons import Refused, WireError, WireReason
@@ -91,19 +91,9 @@ def ask(
     try:
         asyncio.run(run())
     except Refused as refused:
-        for reason in refused.reasons:
-            _show(reason.reason, reason.message, reason.remedy, reason.detail)
-        return EXIT_UNREACHABLE if refused.retryable else EXIT_NO
+        return failures.tell(refused.reasons, EXIT_UNREACHABLE if refused.retryable else EXIT_NO)
     except WireError as error:
         if error.reason not in (WireReason.SERVICE_UNREACHABLE, WireReason.PIN_MISMATCH):
             raise
-        _show(error.reason, error.message, error.remedy, error.detail)
-        return EXIT_UNREACHABLE
+        return failures.tell([error], EXIT_UNREACHABLE)
     return 0
-
-
-def _show(reason: str, message: str, remedy: str, detail: str) -> None:
-    click.echo(f"{reason}: {message}", err=True)
-    for name, text in (("what to do", remedy), ("detail", detail)):
-        if text:
-            click.echo(f"  {name}: {text}", err=True)

@@ -97,7 +97,7 @@ def _too_large(message: str) -> AttestationError:
 
 def _show(verdict: Verdict, at: datetime, output: str) -> int:
     if output == "json":
-        click.echo(json.dumps(verdict.to_json_full() | OFFLINE, indent=2))
+        click.echo(json.dumps({"schemaVersion": "chrysalis/v1"} | verdict.to_json_full() | OFFLINE | {"at": rfc3339(at)}, indent=2))
     else:
         click.echo("\n".join(_lines(verdict, at)))
     return 0 if verdict.accepted else 1
