@@ -198,3 +198,23 @@ def test_a_broker_that_is_not_reached_is_said_or_stops(shell: Shell) -> None:
     assert (told["revocation"], told["revocationDetail"].startswith("ServiceUnreachable")) == ("NotChecked", True)
     code, _, err = shell.run("--check-revocation", "required", *asked[1:])
     assert (code, "RevocationNotChecked" in err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--nras-keys", "{policy}"], "--nras-keys belongs to --nras-url"),
+        (["--nras-url", "http://nras.example"], "--nras-url: "),  # TLS alone says who answers
+        (["--ocsp-url", "ftp://ocsp.example"], "--ocsp-url: "),
+        (["--ocsp-url", "http://ocsp.example", "--gpu-services-ca", "{policy}"], "--gpu-services-ca cannot be used"),
+        (["--mode", "offline", "--ocsp-url", "http://ocsp.example"], "belongs to --mode fresh-quote"),
+    ],
+)
+def test_services_that_cannot_be_asked(shell: Shell, words: list[str], said: str) -> None:
+    code, _, err = shell.run(*(word.format(policy=shell.bare) for word in words))
+    assert code == 2
+    assert said in err
+
+
+def test_services_that_the_policy_does_not_want_are_not_asked(shell: Shell) -> None:
+    assert shell.json("--nras-url", "https://127.0.0.1:1", "--ocsp-url", "http://127.0.0.1:1")["gpu"] is None

@@ -18,6 +18,7 @@ from chrysalis.attestation.policy_envelope import read_envelope
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.cli import files, onchain
 from chrysalis.cli.bundle import write_bundle
+from chrysalis.cli.gpu_service_options import gpu_service_options
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.main import EXIT_NO, EXIT_UNREACHABLE
 from chrysalis.cli.owner_files import owner_key, read_text
@@ -30,6 +31,7 @@ from chrysalis.client.verified import VerifiedWorker
 from chrysalis.clock import SystemClock, rfc3339
 from chrysalis.wire import owner_token
 from chrysalis.wire.bundle import MAX_COLLATERAL_CHARACTERS, to_bytes
+from chrysalis.wire.gpu_services import GpuServices
 from chrysalis.wire.reasons import WireError, WireReason
 
 PREVIEW = 4
@@ -71,6 +73,7 @@ PREVIEW = 4
 @click.option("--sni", default="", help="Server name of the worker behind a TLS passthrough.")
 @click.option("--save-bundle", type=click.Path(dir_okay=False, path_type=Path), help="Keep the evidence bundle of this verification here.")
 @click.option("--verify-only", is_flag=True, help="Verify and stop before anything is asked.")
+@gpu_service_options
 @onchain.output_option
 def command(
     texts: tuple[str, ...],
@@ -90,6 +93,7 @@ def command(
     save_bundle: Path | None,
     verify_only: bool,
     output: str,
+    gpu_services: GpuServices | None,
     **asking: Any,
 ) -> int:
     """Verify a worker's evidence under a policy, then have TEXTS embedded by it.
@@ -107,6 +111,7 @@ def command(
         raise click.UsageError(str(error)) from error
     given = {"--max-ear-age": max_ear_age, "--policy-owner": policy_owner, "--policy-name": policy_name}
     _only_with("--mode ear", mode == FreshnessMode.EAR, given)
+    _only_with("--mode fresh-quote", mode == FreshnessMode.FRESH_QUOTE, {"--nras-url or --ocsp-url": gpu_services})
     _only_with("--mode offline", mode == FreshnessMode.OFFLINE, {"--collateral": collateral})
     client = Client(
         endpoint,
@@ -120,6 +125,7 @@ def command(
         max_ear_age_seconds=max_ear_age,
         collateral=files.read(collateral, MAX_COLLATERAL_CHARACTERS).decode(errors="replace") if collateral else None,
         revocation=_revocation(FreshnessMode(mode), **asking),
+        gpu_services=gpu_services,
         sni=sni,
     )
     try:
@@ -186,6 +192,7 @@ def _json(worker: VerifiedWorker, job: Job | None) -> dict[str, object]:
         "schemaVersion": "chrysalis/v1",
         **worker.facts(),
         "verdict": worker.verdict.to_json_full() if worker.verdict else None,
+        "gpu": worker.gpu.to_json_full() if worker.gpu else None,
         "result": worker.ear.to_json_dict() if worker.ear else None,
         "wrk": worker.wrk,
         "model": worker.identity.model.name,

@@ -33,6 +33,7 @@ from chrysalis.receipts.objects import Receipt, Ticket
 from chrysalis.receipts.reasons import ReceiptError
 from chrysalis.receipts.records import Record
 from chrysalis.wire.attested import Answer, Connection, NothingSent, open_connection
+from chrysalis.wire.gpu_services import GpuAsker
 from chrysalis.wire.worker import HEADER_RECEIPT, HEADER_SALT, HEADER_TICKET
 
 DEFAULT_MAX_NANOTON = 100_000_000
@@ -96,6 +97,9 @@ class Client:
     broker with ear_key, under the policy that policy_pin names, not older than max_ear_age_seconds (None: while it lives).  `offline`:
     by the evidence that the worker keeps, with `collateral` (QuoteCollateralV3 JSON) where it is given; nobody knows then how old the
     evidence is.  revocation: whether and how the broker is asked if it has revoked its result; not in mode `offline`.
+
+    gpu_services: NVIDIA's (chrysalis.wire.gpu_services.GpuServices), needed in mode `fresh-quote` where the policy's gpu.backend is NRAS or
+    its gpu.revocation Required; in the other modes nobody is asked.
     """
 
     def __init__(
@@ -112,6 +116,7 @@ class Client:
         max_ear_age_seconds: int | None = None,
         collateral: str | None = None,
         revocation: RevocationCheck | None = None,
+        gpu_services: GpuAsker | None = None,
         sni: str = "",
         clock: Clock | None = None,
         timeout_seconds: float = 60.0,
@@ -123,6 +128,8 @@ class Client:
             raise ValueError("collateral belongs to mode offline")
         if revocation is not None and mode == FreshnessMode.OFFLINE:
             raise ValueError("mode offline asks no broker")
+        if gpu_services is not None and mode != FreshnessMode.FRESH_QUOTE:
+            raise ValueError("gpu_services belong to mode fresh-quote: elsewhere nobody is asked about the GPUs")
         self.endpoint = endpoint
         self._policy = policy
         self._key = client_key
@@ -134,6 +141,7 @@ class Client:
         self._max_ear_age = max_ear_age_seconds
         self._collateral = collateral
         self._revocation = revocation
+        self._gpu_services = gpu_services
         self._sni = sni
         self._clock: Clock = clock or SystemClock()
         self._timeout = timeout_seconds
@@ -213,7 +221,7 @@ class Client:
             "model_digest": self._model_digest,
         }
         if nonce is not None:
-            return await asyncio.to_thread(verify_worker, document, nonce=nonce, **always)
+            return await asyncio.to_thread(verify_worker, document, nonce=nonce, gpu_services=self._gpu_services, **always)
         if self._mode == FreshnessMode.OFFLINE:
             return await asyncio.to_thread(verify_offline, document, collateral=self._collateral, **always)
         return await asyncio.to_thread(verify_by_ear, document, pin=self._pin, max_age_seconds=self._max_ear_age, **always)

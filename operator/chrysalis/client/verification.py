@@ -1,5 +1,5 @@
-"""What a client checks before it sends its first byte, by the worker's own evidence.  Pure: evidence, policy and time in, a verified
-worker or ClientError out.
+"""What a client checks before it sends its first byte, by the worker's own evidence.  Pure but for step 7: evidence, policy and time
+in, a verified worker or ClientError out.
 
 Steps, marked in `_judge`:
 
@@ -13,6 +13,8 @@ Steps, marked in `_judge`:
 5. The broker's EAR key, which is measured, is the one that the client pinned (if it did) and certifies the receipt key,
    the account and the wallet, as measured.
 6. The offer is the worker's: signed by the receipt key, for the measured model, account and prices, and not expired.
+7. NVIDIA's services are asked where the policy wants their word about the GPUs: last, so that they hear of no worker that is refused
+   for anything else.
 
 Mode `ear`, in which a broker's result stands for steps 1 to 3, is chrysalis.client.ear_mode.
 """
@@ -42,6 +44,7 @@ from chrysalis.errors import ChrysalisError
 from chrysalis.receipts import worker_id
 from chrysalis.wire import gpu as gpus
 from chrysalis.wire.broker import AttestationDocument, Evidence, NamedReason
+from chrysalis.wire.gpu_services import NOBODY, GpuAsker
 
 
 def verify_worker(
@@ -54,11 +57,13 @@ def verify_worker(
     at: datetime,
     ear_key: bytes | None = None,
     model_digest: str | None = None,
+    gpu_services: GpuAsker | None = None,
 ) -> VerifiedWorker:
     """Judge a worker by its own fresh evidence; raises ClientError, with the verdict's reasons where the appraisal refused.
 
     model_digest, sha256:<hex>, is needed where the policy leaves the initdata's model open (an initdata rule, or Any).
     nonce: the 32 bytes that the client chose.  certificate_der, spki_sha256: of the connection that the document came over.
+    gpu_services: needed where the policy's gpu.backend is NRAS or its gpu.revocation Required; blocks while it asks.
     """
     if document.mode != "fresh-quote" or bytes.fromhex(document.evidence.nonce) != nonce:  # 1
         raise ClientError(
@@ -68,7 +73,16 @@ def verify_worker(
             f"mode {document.mode}",
         )
     peer = Peer(certificate_der, spki_sha256)
-    return _judge(document, FreshnessMode.FRESH_QUOTE, peer=peer, policy=policy, at=at, ear_key=ear_key, model_digest=model_digest)
+    return _judge(
+        document,
+        FreshnessMode.FRESH_QUOTE,
+        peer=peer,
+        policy=policy,
+        at=at,
+        ear_key=ear_key,
+        model_digest=model_digest,
+        gpu_services=gpu_services,
+    )
 
 
 def verify_offline(
@@ -102,6 +116,7 @@ def _judge(
     at: datetime,
     ear_key: bytes | None,
     model_digest: str | None,
+    gpu_services: GpuAsker | None = None,
 ) -> VerifiedWorker:
     evidence = document.evidence
     toml, quote = decoded(evidence.initdata), decoded(evidence.quote)
@@ -117,6 +132,10 @@ def _judge(
     receipt_key = bytes.fromhex(evidence.keys.receipt)
     certificate = ties.receipt_certificate(document, identity, receipt_key, ear_key, at)  # 5
     offer = ties.offer_of(document, identity, receipt_key, at)  # 6
+    answers = None
+    if gpu is not None and gpus.awaits(gpu):
+        answers = _asked(evidence, identity, policy, gpu_services)  # 7
+        gpu = _check_gpus(evidence, identity, policy, at, answers)
     ends = [(part.expires_at, part.limited_by or "") for part in (verdict, gpu) if part is not None and part.expires_at is not None]
     ends.append((from_unix(certificate.exp), "receiptCertificate.exp"))
     expires_at, limited_by = min(ends, key=lambda end: end[0])
@@ -124,6 +143,7 @@ def _judge(
         mode=mode,
         verdict=verdict,
         gpu=gpu,
+        gpu_answers=answers,
         ear=None,
         identity=identity,
         receipt_key=receipt_key,
@@ -181,25 +201,43 @@ def _gpu_digest(evidence: Evidence) -> bytes:
         raise refused([named(error)]) from error
 
 
-def _check_gpus(evidence: Evidence, identity: MeasuredIdentity, policy: AttestationPolicySpec, at: datetime) -> GpuVerdict | None:
+def _check_gpus(
+    evidence: Evidence, identity: MeasuredIdentity, policy: AttestationPolicySpec, at: datetime, answers: gpus.GpuAnswers | None = None
+) -> GpuVerdict | None:
     """The worker's GPUs under the policy's rules; None where it has none.  Whether a GPU serves another domain, too, only a
-    broker can know.  Raises ClientError."""
+    broker can know.  Without answers, one that lacks nothing else is let through.  Raises ClientError."""
     if policy.gpu is None:
         return None
     try:
-        nonce = binding.gpu_nonce(
-            nonce=bytes.fromhex(evidence.nonce),
-            tls_spki_sha256=bytes.fromhex(evidence.keys.tls_spki_sha256),
-            hpke=bytes.fromhex(evidence.keys.hpke),
-            receipt=bytes.fromhex(evidence.keys.receipt),
-            identity={"measured": identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
-        )
-        verdict = gpus.appraise(evidence.gpu, rules=policy.gpu, nonce=nonce, at=at)
+        verdict = gpus.appraise(evidence.gpu, rules=policy.gpu, nonce=_gpu_nonce(evidence, identity), at=at, answers=answers)
     except ChrysalisError as error:
         raise refused([named(error)]) from error
-    if not verdict.accepted:
+    if not verdict.accepted and (answers is not None or not gpus.awaits(verdict)):
         raise refused([NamedReason.model_validate(members) for members in gpus.named(verdict)])
     return verdict
+
+
+def _asked(
+    evidence: Evidence, identity: MeasuredIdentity, policy: AttestationPolicySpec, gpu_services: GpuAsker | None
+) -> gpus.GpuAnswers | None:
+    """What NVIDIA's services say; raises ClientError, which names what is missing where none is given."""
+    if policy.gpu is None:
+        return None
+    asker = gpu_services if gpu_services is not None else NOBODY
+    try:
+        return asker.ask(evidence.gpu, rules=policy.gpu, nonce=_gpu_nonce(evidence, identity))
+    except ChrysalisError as error:
+        raise refused([named(error)]) from error
+
+
+def _gpu_nonce(evidence: Evidence, identity: MeasuredIdentity) -> bytes:
+    return binding.gpu_nonce(
+        nonce=bytes.fromhex(evidence.nonce),
+        tls_spki_sha256=bytes.fromhex(evidence.keys.tls_spki_sha256),
+        hpke=bytes.fromhex(evidence.keys.hpke),
+        receipt=bytes.fromhex(evidence.keys.receipt),
+        identity={"measured": identity.to_json_dict(), "claimed": evidence.claimed.to_json_dict()},
+    )
 
 
 def identity_of(toml: bytes) -> MeasuredIdentity:

@@ -21,6 +21,7 @@ from chrysalis.wire.broker import AttestationDocument
 from chrysalis.wire.bundle import Bundle, BundlePolicy, BundleResult, BundleVerification
 from chrysalis.wire.bundle_judgement import Whole
 from chrysalis.wire.ear import Ear
+from chrysalis.wire.gpu import GpuAnswers
 
 FROM_A_RESULT = (
     "version",
@@ -77,6 +78,8 @@ class VerifiedWorker:
     """The client's own appraisal of the trust domain; None in mode `ear`."""
     gpu: GpuVerdict | None
     """The client's own appraisal of the GPUs; None in mode `ear`, and where the policy judges none."""
+    gpu_answers: GpuAnswers | None = None
+    """What NVIDIA's services said to the client; None where it did not ask."""
     ear: Ear | None
     """The broker's result that stands for an appraisal in mode `ear`, else None."""
     identity: MeasuredIdentity
@@ -188,6 +191,7 @@ class VerifiedWorker:
             judged_at=self.judged_at,
             evidence=self.document.evidence,
             collateral=self.document.collateral,
+            gpu_answers=self.gpu_answers,
             policy=BundlePolicy(envelope=envelope) if envelope else BundlePolicy(unsigned=self.policy),
             result=BundleResult(
                 result_id=bundle.token_claim(self.document.ear, "jti"),

@@ -226,6 +226,13 @@ class OcspClient:
         return body
 
 
+class GpuAsker(Protocol):
+    """Who asks what the rules want asked.  Thread-safe."""
+
+    def ask(self, sent: Sequence[GpuDevice], *, rules: GpuRules, nonce: bytes) -> GpuAnswers:
+        """See `ask` of the module."""
+
+
 class GpuServices:
     """Both services, as a client asks them: each time anew.  Thread-safe."""
 
@@ -237,6 +244,16 @@ class GpuServices:
     def ask(self, sent: Sequence[GpuDevice], *, rules: GpuRules, nonce: bytes) -> GpuAnswers:
         """See `ask` of the module."""
         return ask(sent, rules=rules, nonce=nonce, nras_source=self._nras, ocsp_source=self._ocsp)
+
+
+class _Nobody:
+    """Where no service is configured: says which one the rules want."""
+
+    def ask(self, sent: Sequence[GpuDevice], *, rules: GpuRules, nonce: bytes) -> GpuAnswers:
+        return ask(sent, rules=rules, nonce=nonce, nras_source=None, ocsp_source=None)
+
+
+NOBODY: GpuAsker = _Nobody()
 
 
 def _tls(ca_file: Path | None) -> ssl.SSLContext:
