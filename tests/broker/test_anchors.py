@@ -80,7 +80,7 @@ def test_an_older_database_is_refused(world: World, anchor: FileAnchor, older: C
     older()
     error = refusal(world, tmp_path / "elsewhere" / "anchor.json")
     assert error.reason == "StateRolledBack"
-    for word in ("audit log ends", "policy ", "key record acme has version 1; version 5"):
+    for word in ("audit log ends", "policy ", "/acme has version 1; version 5"):
         assert word in error.detail
 
 
@@ -240,3 +240,10 @@ def test_a_volume_that_goes_away_is_reported(world: World, tmp_path: Path) -> No
     (tmp_path / "elsewhere").mkdir()
     keeper.follow()
     assert keeper.failure is None
+
+
+def test_what_was_noted_when_key_ids_belonged_to_nobody_still_counts(world: World) -> None:
+    current = anchors.state_of(world.deps.store.database)
+    for version, found in ((1, []), (2, ["key record acme has version 1; version 2 was there"])):
+        noted = current.model_copy(update={"keys": {"acme": version}})
+        assert anchors.behind(world.deps.store.database, noted) == found

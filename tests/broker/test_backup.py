@@ -242,14 +242,14 @@ def test_an_owner_recovers_its_keys_with_its_own_identity_alone(world: World, tm
 def test_without_recipients_there_is_no_copy(world: World, tmp_path: Path) -> None:
     save(world, tmp_path / "backup.tar")
     assert list(backup.recovery_copies(tmp_path / "backup.tar", None)) == []
-    stored = world.deps.store.key("acme")
+    stored = world.deps.store.key(world.acme.public.hex(), "acme")
     assert stored.recovery == b""
 
 
 def test_a_copy_opens_for_each_recipient_and_not_for_the_broker(world: World) -> None:
     two = [x25519.Identity.generate() for _ in range(2)]
     world.put_key(world.acme, version=2, recovery_recipients=[str(one.to_public()) for one in two])
-    copy = world.deps.store.key("acme").recovery
+    copy = world.deps.store.key(world.acme.public.hex(), "acme").recovery
     for one in two:
         assert json.loads(pyrage.decrypt(copy, [one]))["key"] == world.acme.identity
     with pytest.raises(pyrage.DecryptError):
@@ -294,7 +294,7 @@ def test_everything_is_sealed_again(used: World, root: bytes, tmp_path: Path) ->
     (tmp_path / "new.key").write_text(new.hex())
     settings = used.deps.settings.model_copy(update={"root_key_file": tmp_path / "new.key"})
     deps = assemble(settings, clock=used.clock, fetcher=used.pccs)
-    stored = deps.store.key("acme")
+    stored = deps.store.key(used.acme.public.hex(), "acme")
     assert stored is not None
     assert read(stored.sealed_key).key_id == RootKey(new).key_id
     deps.store.close()

@@ -256,13 +256,13 @@ def test_a_key_goes_only_to_a_broker_that_the_owner_accepts(in_td: Tools) -> Non
     assert upload(in_td, "--broker-policy", broker_policy(in_td, mrtd="ab" * 48)) == 1
     assert "MeasurementNotAllowed" in in_td.error
     assert "The key was not sent." in in_td.error
-    assert in_td.world.deps.store.key("acme") is None
+    assert in_td.world.deps.store.key(in_td.world.acme.public.hex(), "acme") is None
     assert upload(in_td, "--broker-policy", broker_policy(in_td), "--ear-key", "ab" * 32) == 1
-    assert in_td.world.deps.store.key("acme") is None
+    assert in_td.world.deps.store.key(in_td.world.acme.public.hex(), "acme") is None
     assert upload(in_td, "--broker-policy", broker_policy(in_td), "--ear-key", ear_key) == 0, in_td.error
     assert "Simulated" in in_td.error
     assert "The broker holds key" in in_td.said
-    assert in_td.world.deps.store.key("acme") is not None
+    assert in_td.world.deps.store.key(in_td.world.acme.public.hex(), "acme") is not None
 
 
 def test_a_broker_is_judged_by_itself(in_td: Tools) -> None:
@@ -273,10 +273,10 @@ def test_a_broker_is_judged_by_itself(in_td: Tools) -> None:
 
 
 def test_a_broker_elsewhere_is_refused_where_a_policy_is_given(tools: Tools) -> None:
-    before = tools.world.deps.store.key("acme").version
+    before = tools.world.deps.store.key(tools.world.acme.public.hex(), "acme").version
     assert upload(tools, "--broker-policy", broker_policy(tools)) == 1
     assert "does not run in a trust domain" in tools.error
-    assert tools.world.deps.store.key("acme").version == before
+    assert tools.world.deps.store.key(tools.world.acme.public.hex(), "acme").version == before
 
 
 # Reference values

@@ -62,12 +62,6 @@ STRANGER = Ed25519PrivateKey.generate()
             "OwnerMismatch",
             id="a new key in another owner's name",
         ),
-        pytest.param(
-            put_key(lambda w: signed(w.rival, w.rival.record(key_id="acme", version=9).model_dump_json(by_alias=True).encode())),
-            403,
-            "OwnerMismatch",
-            id="another owner's record of this name",
-        ),
         pytest.param(put_key(lambda w: signed(w.acme, record(w, version=2, key_id="b"))), 403, "NameMismatch", id="another key id"),
         pytest.param(put_key(lambda w: signed(w.acme, record(w, min_policy_version=9))), 409, "VersionNotHigher", id="same version"),
         pytest.param(put_key(lambda w: signed(w.acme, record(w, version=2, key="secret"))), 400, "KeyMalformed", id="no age key"),

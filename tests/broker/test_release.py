@@ -85,7 +85,12 @@ def test_refusals_are_recorded(world: World, reasons: Reasons, change: Callable[
 
 def test_unknown_names_are_refused_and_fill_no_log(world: World, reasons: Reasons) -> None:
     result, before = accepted(world), events(world)
-    assert reasons(world.release("unknown", result)) == ["KeyUnknown"]
+    for name in ("unknown", "rival", "another"):
+        assert reasons(world.release(name, result)) == ["ResultForAnotherKey"]
+    assert events(world) == [*before, "ReleaseRefused"]  # once, for the result and its own key
+    last = list(world.deps.store.audit_log())[-1]
+    assert (last.document["keyId"], last.document["owner"]) == ("acme", world.acme.public.hex())
+    before = events(world)
     answer = world.release("acme", "nothing")
     assert (answer.status_code, reasons(answer)) == (404, ["ResultUnknown"])
     assert events(world) == before

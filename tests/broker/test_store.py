@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import text
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import IntegrityError
 
 from chrysalis.broker import results_store
@@ -44,6 +44,34 @@ def result(number: int, **changes: object) -> StoredResult:
 def test_migrations_make_the_tables(store: Store) -> None:
     with store.database.engine.connect() as connection:
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_key_records_from_before_belong_to_their_owners(database_url: str) -> None:
+    """Of version 2 of the tables: ids of their own, and no model beside the record."""
+    Store(database_url).close()
+    engine = create_engine(database_url)
+    record = '{"keyId": "%s", "modelDigest": "sha256:%s"}'
+    with engine.begin() as db:
+        db.execute(text("DROP TABLE key_records"))
+        db.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+        columns = "owner VARCHAR(64), version BIGINT, payload_sha256 VARCHAR(64), record TEXT, key_since BIGINT, updated_at BIGINT"
+        binary = "BYTEA" if engine.dialect.name == "postgresql" else "BLOB"
+        db.execute(text(f"CREATE TABLE key_records (key_id VARCHAR(63) PRIMARY KEY, {columns}, sealed_key {binary}, recovery {binary})"))
+        for key_id, owner, digit in (("b", "aa" * 32, "1"), ("a", "bb" * 32, "2")):
+            values = {"k": key_id, "o": owner, "r": record % (key_id, digit * 64), "s": key_id.encode()}
+            db.execute(text("INSERT INTO key_records VALUES (:k, :o, 3, 'ff', :r, 2, 9, :s, :s)"), values)
+    engine.dispose()
+    store = Store(database_url)
+    with store.database.engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    for key_id, owner, digit in (("b", "aa" * 32, "1"), ("a", "bb" * 32, "2")):
+        found = store.key(owner, key_id)
+        assert found is not None
+        assert (found.version, found.key_since, found.sealed_key, found.recovery) == (3, 2, key_id.encode(), key_id.encode())
+        assert store.key_named(key_id, "sha256:" + digit * 64) == found
+        assert store.key_named(key_id, "sha256:" + "9" * 64) is None
+    assert store.key("aa" * 32, "a") is None
+    store.close()
 
 
 def test_opening_again_keeps_everything(database_url: str) -> None:

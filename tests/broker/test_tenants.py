@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import event
 
-from chrysalis.broker import audit, openapi
+from chrysalis.api import initdata as initdata_form
+from chrysalis.broker import audit, judging, openapi
 from chrysalis.broker.callers import Caller
 from chrysalis.broker.quota_store import Allowance, _within
 from chrysalis.broker.reasons import BrokerError
 from chrysalis.broker.tenants import Quotas, Tenant, TenantList, Tenants
+from chrysalis.sealing import hpke
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, PAYLOAD_POLICY
+from tests.broker.conftest import Domain
 
 World = Any
 Reasons = Callable[[Any], list[str]]
@@ -102,14 +108,131 @@ def test_who_has_no_result_does_not_learn_which_keys_there_are(world: World) -> 
 
 
 def test_another_tenants_names_cannot_be_taken(world: World, reasons: Reasons) -> None:
-    record = world.rival.record(key_id="acme", version=9)
-    assert reasons(world.put("/v1/keys/acme", world.rival.sign(PAYLOAD_KEY_RECORD, record))) == ["OwnerMismatch"]
     forged = world.rival.record(key_id="acme", version=9, owner_public_key=world.acme.public.hex())
     assert reasons(world.put("/v1/keys/acme", world.rival.sign(PAYLOAD_KEY_RECORD, forged))) == ["OwnerMismatch"]
-    # policies are named within their owner: the other's is not touched
+    # names belong to their owner: the other's is not touched, and nothing tells that it is there
+    mine = {name: world.http.get(name, headers=headers(world, world.acme)).content for name in ("/v1/keys/acme", "/v1/keys/taken")}
+    answers = [put_key(world, world.rival, name) for name in ("acme", "taken")]
+    assert [(answer.status_code, answer.content) for answer in answers] == [(201, b"")] * 2
+    assert mine == {name: world.http.get(name, headers=headers(world, world.acme)).content for name in mine}
+    assert world.http.get("/v1/keys/acme", headers=headers(world, world.rival)).json()["ownerPublicKey"] == world.rival.public.hex()
     before = world.http.get("/v1/policies/workers", headers=headers(world, world.acme)).content
     assert world.put_policy(world.rival, version=9).status_code == 201
     assert world.http.get("/v1/policies/workers", headers=headers(world, world.acme)).content == before
+
+
+def put_key(world: World, tenant: Any, key_id: str, **changes: Any) -> Any:
+    return world.put(f"/v1/keys/{key_id}", tenant.sign(PAYLOAD_KEY_RECORD, tenant.record(key_id=key_id, **changes)))
+
+
+OTHER_MODEL = "sha256:" + "7" * 64
+
+
+def model(world: World, tenant: Any, **changes: Any) -> Any:
+    """A worker whose measured model is another one than the tenant's."""
+    found = Domain(world, world.initdata(tenant))
+    identity = initdata_form.parse(found.toml).identity.model.to_json_dict()
+    return world.domain(tenant, model=identity | changes)
+
+
+def key_of(world: World, domain: Any, key_id: str) -> str:
+    """Who gets what: the key that a domain is given, or why not."""
+    result = world.attest(domain)
+    if result.status_code != 200:
+        return str(result.json()["reason"])
+    wrapped = world.release(key_id, result.json()["resultId"]).json()["wrapped"]
+    digest = initdata_form.parse(domain.toml).identity.model.digest
+    info = hpke.model_key_info(key_id, digest, result.json()["resultId"])
+    return hpke.unwrap(domain.hpke, base64.b64decode(wrapped), info).decode()
+
+
+def test_two_tenants_use_one_key_id(world: World) -> None:
+    """For two models, initdata needs no owner: model and key id say whose key it is."""
+    assert put_key(world, world.rival, "acme", model_digest=OTHER_MODEL).status_code == 201
+    assert key_of(world, world.domain(world.acme), "acme") == world.acme.identity
+    assert key_of(world, model(world, world.acme, digest=OTHER_MODEL), "acme") == world.rival.identity
+    owners = [view["keyId"] for view in world.http.get("/v1/results", headers=headers(world, world.rival)).json()["results"]]
+    assert owners == ["acme"]
+
+
+def test_two_tenants_use_one_key_id_for_one_model(world: World) -> None:
+    """Initdata that names no owner goes on meaning who came first; whoever comes later has its owner measured."""
+    assert put_key(world, world.rival, "acme", version=7).status_code == 201
+    acme, rival = world.acme.public.hex(), world.rival.public.hex()
+    assert key_of(world, world.domain(world.acme), "acme") == world.acme.identity
+    assert key_of(world, model(world, world.acme, keyOwner=acme.upper()), "acme") == world.acme.identity
+    assert key_of(world, model(world, world.acme, keyOwner=rival), "acme") == world.rival.identity
+    assert key_of(world, model(world, world.acme, keyOwner="9" * 64), "acme") == "KeyUnknown"
+    # an update keeps its place, also after the other's; a change of the model comes last
+    assert put_key(world, world.acme, "acme", version=2).status_code == 201
+    assert key_of(world, world.domain(world.acme), "acme") == world.acme.identity
+    assert put_key(world, world.acme, "acme", version=3, model_digest=OTHER_MODEL).status_code == 201
+    assert put_key(world, world.acme, "acme", version=4).status_code == 201
+    assert key_of(world, world.domain(world.acme), "acme") == world.rival.identity
+
+
+def test_a_result_stays_its_owners(world: World, reasons: Reasons) -> None:
+    """Judged again after its owner has changed the model, it is not taken over by another owner's record of the same name."""
+    result = world.attest(world.domain(world.acme)).json()["resultId"]
+    assert put_key(world, world.rival, "acme").status_code == 201
+    assert put_key(world, world.acme, "acme", version=2, model_digest=OTHER_MODEL).status_code == 201
+    world.deps.reappraiser.work()
+    view = world.http.get(f"/v1/results/{result}", headers=headers(world, world.acme)).json()
+    assert view["revokedReason"] == "ModelMismatch"
+    assert reasons(world.release("acme", result)) == ["ResultRevoked"]
+
+
+def test_another_owners_change_asks_for_nothing_to_be_judged_again(world: World) -> None:
+    result = world.attest(world.domain(world.acme)).json()["resultId"]
+    for version in (1, 2):
+        assert put_key(world, world.rival, "acme", version=version).status_code == 201
+    assert world.deps.store.awaited_sweeps(result) == {}
+    assert put_key(world, world.acme, "acme", version=2).status_code == 201
+    assert world.deps.store.awaited_sweeps(result)  # the twin
+
+
+def test_who_attests_does_not_learn_which_keys_there_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the model, an id that is used and one that is not have the same answer, after the same work."""
+    work: list[str] = []
+    appraise = judging.appraise
+    monkeypatch.setattr(judging, "appraise", lambda **given: (work.append("appraised"), appraise(**given))[1])
+    event.listen(world.deps.store.database.engine, "before_cursor_execute", lambda *given: work.append(given[2].split()[0]))
+
+    def told(key_id: str, **changes: str) -> tuple[Any, list[str]]:
+        domain = model(world, world.rival, keyId=key_id, **changes)
+        evidence = domain.evidence()
+        work.clear()
+        answer = world.post("/v1/attest", evidence)
+        text = re.sub(r"\(result [-0-9a-f]+\)", "", answer.text).replace(key_id, "X")
+        return (answer.status_code, text), list(work)
+
+    for changes in ({"digest": OTHER_MODEL}, {"digest": OTHER_MODEL, "keyOwner": world.acme.public.hex()}):
+        told("nothing", **changes)  # statements are prepared
+        used, absent = told("acme", **changes), told("absent", **changes)
+        assert used == absent
+        assert "KeyUnknown" in used[0][1]
+        assert "appraised" not in used[1]
+    assert told("acme")[0][0] == 200  # the twin: who knows key id and model is judged by that owner's policy
+
+
+def test_who_has_a_result_does_not_learn_which_other_keys_there_are(world: World, reasons: Reasons) -> None:
+    result = world.attest(world.domain(world.rival)).json()["resultId"]
+    there, absent = world.release("acme", result), world.release("absent", result)
+    assert (there.status_code, there.content) == (absent.status_code, absent.content)
+    assert reasons(there) == ["ResultForAnotherKey"]
+
+
+def test_an_administrator_of_two_owners_names_the_owner(world: World, reasons: Reasons) -> None:
+    put_key(world, world.rival, "acme", version=5)
+    assert reasons(world.reading("/v1/keys/acme")) == ["MessageMalformed"]  # the operator sees both
+    for tenant, version in ((world.acme, 1), (world.rival, 5)):
+        found = world.reading(f"/v1/keys/acme?owner={tenant.public.hex().upper()}")
+        assert (found.status_code, found.json()["version"]) == (200, version)
+    assert reasons(world.reading(f"/v1/keys/acme?owner={'9' * 64}")) == ["NotFound"]
+    other = world.http.get(f"/v1/keys/acme?owner={world.acme.public.hex()}", headers=headers(world, world.rival))
+    absent = world.http.get(f"/v1/keys/acme?owner={'9' * 64}", headers=headers(world, world.rival))
+    assert (other.status_code, other.content) == (absent.status_code, absent.content)
+    assert other.status_code == 404
 
 
 def test_credentials_that_come_with_an_envelope_must_fit_it(world: World, reasons: Reasons) -> None:

@@ -90,6 +90,18 @@ def test_what_money_and_trust_rest_on_is_measured(
     assert render("a", "x", changed(spec), account).mrconfigid == before.mrconfigid  # the twin
 
 
+def test_the_keys_owner_is_measured_where_it_is_named(spec: ConfidentialWorkerSpec, account: SettlementAccountSpec) -> None:
+    model = spec.model.to_json_dict()
+    before = render("a", "x", spec, account)
+    assert b"keyOwner" not in before.toml  # what was measured before the member came stays as it was
+    named, capitals, other = (
+        render("a", "x", changed(spec, model=model | {"keyOwner": key}), account) for key in ("ab" * 32, "AB" * 32, "ac" * 32)
+    )
+    assert named.toml == capitals.toml
+    assert len({before.mrconfigid, named.mrconfigid, other.mrconfigid}) == 3
+    assert named.initdata.identity.model.key_owner == "ab" * 32
+
+
 def test_capitals_do_not_change_the_measurement(spec: ConfidentialWorkerSpec, account: SettlementAccountSpec) -> None:
     lower = changed(spec, broker={"url": "https://broker.example:8443", "spkiSha256": "ab" * 32, "earKey": "CD" * 32})
     assert render("a", "x", lower, account).toml == render("a", "x", spec, account).toml

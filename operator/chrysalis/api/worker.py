@@ -54,6 +54,7 @@ class ModelSpec(Model):
     package: ModelPackage
     digest: Sha256Digest  # of the plain archive; in the key record, initdata and offers
     key_id: DnsLabel
+    key_owner: Hex32 | None = None  # raw Ed25519 key of the key record's owner; absent: the first who stored this id for this model
 
 
 class BrokerPin(Model):

@@ -124,12 +124,12 @@ def state_of(database: Database) -> State:
         seq, digest = audit_store.head(db)
         newest = select(policies.c.owner, policies.c.name, func.max(policies.c.version).label("version"))
         rows = db.execute(newest.group_by(policies.c.owner, policies.c.name)).all()
-        keys = db.execute(select(key_records.c.key_id, key_records.c.version)).all()
+        keys = db.execute(select(key_records.c.owner, key_records.c.key_id, key_records.c.version)).all()
     return State(
         audit_seq=seq,
         audit_hash=digest,
         policies={f"{row.owner}/{row.name}": row.version for row in rows},
-        keys={row.key_id: row.version for row in keys},
+        keys={f"{row.owner}/{row.key_id}": row.version for row in keys},
     )
 
 
@@ -146,9 +146,17 @@ def behind(database: Database, noted: State) -> list[str]:
             found.append(f"record {noted.audit_seq} of the audit log is another one")
     for what, now, before in (("policy", current.policies, noted.policies), ("key record", current.keys, noted.keys)):
         for name, version in before.items():
-            if now.get(name, 0) < version:
-                found.append(f"{what} {name} has version {now.get(name, 0)}; version {version} was there")
+            current_version = _version(now, name)
+            if current_version < version:
+                found.append(f"{what} {name} has version {current_version}; version {version} was there")
     return found
+
+
+def _version(versions: dict[str, int], name: str) -> int:
+    """Of an owner's document; a name without its owner was noted when key ids belonged to nobody."""
+    if "/" in name:
+        return versions.get(name, 0)
+    return max((version for full, version in versions.items() if full.endswith(f"/{name}")), default=0)
 
 
 def check(database: Database, anchor: Anchor, now: int) -> None:

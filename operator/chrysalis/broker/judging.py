@@ -137,11 +137,13 @@ class Judge:
         prove: bool = True,
         answers: GpuAnswers | None = None,
         inputs: Inputs | None = None,
+        owner: str = "",
     ) -> Case:
         """Judge evidence at a time.
 
         1. Initdata: of the form that Chrysalis renders; it names this broker.
-        2. Key record: the one that the initdata's keyId names; its model is the measured one, its isolation allowed.
+        2. Key record: the one that the initdata's keyId and model name, of its keyOwner where it names one; isolation allowed.
+           Who does not know both does not learn which keys there are.
         3. Policy: the key record's owner's, of the name in the record, at least of the version that it asks for.
         4. Collateral: of the quote's platform, as it is known now.
         5. Appraisal: of quote, event log and initdata under that policy, over exactly this nonce, these keys, this identity.
@@ -153,21 +155,22 @@ class Judge:
         policy: in place of the stored one of step 3.  prove: collateral that is missing may be asked for, once the quote's
         platform is proved, and NVIDIA's services may be.  answers: what these said when the evidence was judged first.
         inputs: as read a moment ago, so that what is known of that state is not read again.
+        owner: of the result that the evidence was judged for before; it stays this owner's.
         Never raises for what the evidence is; the case holds the reasons.
         """
         case = Case(evidence=evidence, at=at.replace(microsecond=0), answers=answers, inputs=inputs)
         try:
-            self._judge(case, policy, prove)
+            self._judge(case, policy, prove, owner)
         except ChrysalisError as error:
             case.refuse_for(error)
         return case
 
-    def _judge(self, case: Case, policy: SignedPolicy | None, prove: bool) -> None:
+    def _judge(self, case: Case, policy: SignedPolicy | None, prove: bool, owner: str) -> None:
         """Collects reasons, and raises where nothing further can be said."""
         toml = decode("initdata", case.evidence.initdata)
         case.initdata = initdata_form.parse(toml)  # 1
         self._check_pin(case, case.initdata)
-        case.record = self._record(case, case.initdata)  # 2
+        case.record = self._record(case, case.initdata, owner)  # 2
         case.policy = policy or self._policy(case, case.record)  # 3
         if case.policy.spec.version < case.record.min_policy_version:
             case.refuse(
@@ -212,14 +215,21 @@ class Judge:
                 "set spec.broker of the worker to what `chrysalis keys pin` prints for this broker",
             )
 
-    def _record(self, case: Case, initdata: Initdata) -> KeyRecord:
+    def _record(self, case: Case, initdata: Initdata, owner: str) -> KeyRecord:
         model = initdata.identity.model
-        stored: StoredKey | None = self._store.key(model.key_id, case.inputs and case.inputs.records)
+        records = case.inputs and case.inputs.records
+        stored: StoredKey | None = (
+            self._store.key(owner, model.key_id, records)
+            if owner
+            else self._store.key_named(model.key_id, model.digest, (model.key_owner or "").lower(), records)
+        )
         if stored is None:
             raise BrokerError(
                 BrokerReason.KEY_UNKNOWN,
-                f"there is no key record {model.key_id!r}",
-                "let the model's owner store it with `chrysalis keys put`",
+                f"there is no key record {model.key_id!r} for this model{' of this owner' if model.key_owner else ''}",
+                "let the model's owner store it with `chrysalis keys put`; set spec.model.digest of the worker to the digest that"
+                " `chrysalis seal` printed, and spec.model.keyOwner, if it is set, to the owner's public key",
+                f"measured model {model.digest}",
             )
         record = case.record = self._records.record(stored)
         case.key_version, case.key_since = stored.version, stored.key_since

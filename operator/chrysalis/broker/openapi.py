@@ -100,7 +100,14 @@ OPERATIONS: tuple[Operation, ...] = (
         problems=(403, 404, 409, 503),
     ),
     Operation(
-        "GET", "/v1/keys/{key_id}", "key", "A key record without its key.", {200: broker_views.KeyRecordView}, caller=True, problems=(404,)
+        "GET",
+        "/v1/keys/{key_id}",
+        "key",
+        "A key record without its key; `owner` where the caller sees several owners' of this id.",
+        {200: broker_views.KeyRecordView},
+        query=(("owner", HEX32),),
+        caller=True,
+        problems=(404,),
     ),
     Operation(
         "PUT",

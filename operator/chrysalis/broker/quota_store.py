@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, func, select
 
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.tables import key_records, policies, results
@@ -27,12 +27,12 @@ class Allowance:
         return cls(tenant.name, tenant.owner_keys, tenant.quotas)
 
 
-def check_key(db: Connection, allowance: Allowance, key_id: str, size: int) -> None:
-    """Whether a key record of `size` bytes may be stored, in the place of an older one of its name.  Raises BrokerError (QuotaExceeded)."""
+def check_key(db: Connection, allowance: Allowance, owner: str, key_id: str, size: int) -> None:
+    """Whether an owner's key record of `size` bytes may be stored, in the place of its older one.  Raises BrokerError (QuotaExceeded)."""
     c = key_records.c
-    others = db.execute(select(func.count()).where(c.owner.in_(allowance.owners), c.key_id != key_id)).scalar_one()
+    others = db.execute(select(func.count()).where(c.owner.in_(allowance.owners), _another(owner, key_id))).scalar_one()
     _within(allowance, "keys", others + 1, allowance.quotas.keys)
-    _within(allowance, "storedBytes", stored_bytes(db, allowance, without_key=key_id) + size, allowance.quotas.stored_bytes)
+    _within(allowance, "storedBytes", stored_bytes(db, allowance, without_key=(owner, key_id)) + size, allowance.quotas.stored_bytes)
 
 
 def check_policy(db: Connection, allowance: Allowance, owner: str, name: str, size: int) -> None:
@@ -55,11 +55,16 @@ def check_result(db: Connection, allowance: Allowance, now: int) -> int:
     return int(max(living, recent))
 
 
-def stored_bytes(db: Connection, allowance: Allowance, without_key: str = "") -> int:
-    """What a tenant's key records (but that one) and policies take."""
+def _another(owner: str, key_id: str) -> ColumnElement[bool]:
+    """Any key record but this one."""
+    return (key_records.c.owner != owner) | (key_records.c.key_id != key_id)
+
+
+def stored_bytes(db: Connection, allowance: Allowance, without_key: tuple[str, str] = ("", "")) -> int:
+    """What a tenant's key records (but that one of an owner) and policies take."""
     k, p = key_records.c, policies.c
     of_keys = select(func.coalesce(func.sum(func.length(k.record) + func.length(k.sealed_key)), 0)).where(
-        k.owner.in_(allowance.owners), k.key_id != without_key
+        k.owner.in_(allowance.owners), _another(*without_key)
     )
     of_policies = select(func.coalesce(func.sum(func.length(p.payload) + func.length(p.envelope)), 0)).where(p.owner.in_(allowance.owners))
     return int(db.execute(of_keys).scalar_one()) + int(db.execute(of_policies).scalar_one())

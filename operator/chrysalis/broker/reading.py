@@ -17,12 +17,23 @@ from chrysalis.wire.broker import KeyRecord
 from chrysalis.wire.broker_views import AuditLink, AuditList, KeyRecordView, PolicyView
 
 
-def key_record(store: Store, caller: Caller, key_id: str) -> KeyRecordView:
-    """A key record without its key; raises BrokerError (NotFound)."""
-    stored = store.key(key_id)
-    if stored is None or not caller.sees(stored.owner):
+def key_record(store: Store, caller: Caller, key_id: str, owner: str = "") -> KeyRecordView:
+    """A key record without its key.
+
+    owner (hex) is needed only where the caller sees records of this id by several owners.
+    Raises BrokerError: NotFound, MessageMalformed.
+    """
+    owners = caller.owners
+    if owner:
+        owners = frozenset({owner.lower()}) if owners is None else owners & {owner.lower()}
+    found = store.keys_named(key_id, owners)
+    if not found:
         raise _not_found("key record")
-    record = KeyRecord.model_validate_json(stored.record)
+    if len(found) > 1:
+        raise BrokerError(
+            BrokerReason.MESSAGE_MALFORMED, f"several owners have a key {key_id!r}", "name the owner's key: ?owner=64 hex digits"
+        )
+    record = KeyRecord.model_validate_json(found[0].record)
     return KeyRecordView.model_validate(record.model_dump(include=set(KeyRecordView.model_fields)))
 
 

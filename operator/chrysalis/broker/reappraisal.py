@@ -137,7 +137,7 @@ def again(judge: Judge, stored: StoredEvidence, at: datetime, policy: SignedPoli
         evidence = Evidence.model_validate_json(stored.message)
     except ValidationError:
         return Again([UNUSABLE], judged=True)
-    case = judge.judge(evidence, at, policy=policy, prove=False, answers=stored.answers)
+    case = judge.judge(evidence, at, policy=policy, prove=False, answers=stored.answers, owner=stored.owner)
     reasons = [reason for reason in case.reasons if reason.reason not in NOT_JUDGED]
     if len(reasons) < len(case.reasons):  # what was found before the documents were needed still counts
         return Again(reasons, judged=bool(reasons), case=case)

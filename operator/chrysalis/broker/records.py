@@ -51,7 +51,7 @@ class OwnersRecords:
         """Store a key record; False when exactly this one is stored.
 
         1. An allowed owner signed it.  2. It names that owner, and the key of the path.  3. It holds an age identity.
-        4. The stored record, if any, is of the same owner and of a lower version.
+        4. The owner's stored record of this id, if any, is of a lower version.  Other owners' records of the id are nobody's business.
         Raises BrokerError and WireError.
         """
         verified = self._verified(envelope, PAYLOAD_KEY_RECORD)  # 1
@@ -74,6 +74,7 @@ class OwnersRecords:
         stored = StoredKey(
             key_id=key_id,
             owner=owner,
+            model_digest=record.model_digest,
             version=record.version,
             payload_sha256=hashlib.sha256(verified.payload).hexdigest(),
             record=terms,
@@ -131,8 +132,8 @@ class OwnersRecords:
 
     def _key_since(self, key_id: str, owner: str, secret: bytes, version: int) -> int:
         """The version since which the key is this one: an update that repeats it lets earlier results go on."""
-        held = self._store.key(key_id)
-        if held is None or held.owner != owner:
+        held = self._store.key(owner, key_id)
+        if held is None:
             return version
         before = self._encryption.decrypt(held.sealed_key, key_context(key_id, owner, held.record))
         return held.key_since if hmac.compare_digest(before, secret) else version

@@ -1,4 +1,8 @@
-"""The tables of owners' documents: key records and policies, whose versions only grow."""
+"""The tables of owners' documents: key records and policies, whose versions only grow.
+
+Both are named within their owner: no owner can take a name from another, or learn that it is used.  What names a key record without an
+owner (initdata without `keyOwner`) names it by its id and its model; among owners who have both, it is the one who stored them first.
+"""
 
 from __future__ import annotations
 
@@ -22,17 +26,20 @@ from chrysalis.broker.tables import key_records, policies
 T = TypeVar("T")
 _OWNERS = (policies.c.owner == bindparam("owner"), policies.c.name == bindparam("name"))
 _K, _P = key_records.c, policies.c
-_KEY = Prepared(
-    select(_K.key_id, _K.owner, _K.version, _K.payload_sha256, _K.record, _K.sealed_key, _K.key_since, _K.recovery).where(
-        _K.key_id == bindparam("key_id")
-    )
+_KEY_MEMBERS = select(
+    _K.key_id, _K.owner, _K.model_digest, _K.version, _K.payload_sha256, _K.record, _K.sealed_key, _K.key_since, _K.recovery, _K.number
 )
+_KEY = Prepared(_KEY_MEMBERS.where(_K.owner == bindparam("owner"), _K.key_id == bindparam("key_id")))
+_NAMED = (_K.key_id == bindparam("key_id"), _K.model_digest == bindparam("model_digest"))
+_KEY_NAMED = Prepared(_KEY_MEMBERS.where(*_NAMED).order_by(_K.number).limit(1))
+_KEY_OF_OWNER_NAMED = Prepared(_KEY_MEMBERS.where(*_NAMED, _K.owner == bindparam("owner")))
+_NEWEST_NUMBER = Prepared(select(func.coalesce(func.max(_K.number), 0)))
 _POLICY = Prepared(select(_P.owner, _P.name, _P.version, _P.payload, _P.envelope).where(*_OWNERS).order_by(_P.version.desc()).limit(1))
 VERSIONS = (
-    func.coalesce(select(_K.version).where(_K.key_id == bindparam("key_id")).scalar_subquery(), 0),
+    func.coalesce(select(_K.version).where(_K.owner == bindparam("owner"), _K.key_id == bindparam("key_id")).scalar_subquery(), 0),
     func.coalesce(select(func.max(_P.version)).where(*_OWNERS).scalar_subquery(), 0),
 )
-"""The newest versions of a key record and of its owner's policy; 0 where there is none."""
+"""The newest versions of an owner's key record and policy; 0 where there is none."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +48,7 @@ class StoredKey:
 
     key_id: str
     owner: str
+    model_digest: str
     version: int
     payload_sha256: str
     record: str
@@ -49,6 +57,8 @@ class StoredKey:
     """The version of the record in which the key itself was last replaced."""
     recovery: bytes
     """age: the record with its key, to its owner's recovery recipients; empty where it names none."""
+    number: int = 0
+    """In the order in which owners stored this id for this model; put_key gives it."""
 
 
 @dataclass(frozen=True)
@@ -67,35 +77,54 @@ class RecordsRoom(Room):
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
-        self._keys: Remembered[str, StoredKey] = Remembered()
+        self._keys: Remembered[tuple[str, str], StoredKey] = Remembered()
+        self._keys_named: Remembered[tuple[str, str, str], StoredKey] = Remembered()
         self._policies: Remembered[tuple[str, str], StoredPolicy] = Remembered()
 
-    def key(self, key_id: str, records: int | None = None) -> StoredKey | None:
-        """The key record, or None.  records: `Inputs.records` as read a moment ago; what was read under it is not read again."""
-        return self._keys.find(key_id, records, lambda: self._read(_key, key_id))
+    def key(self, owner: str, key_id: str, records: int | None = None) -> StoredKey | None:
+        """The owner's key record, or None.
+
+        records: `Inputs.records` as read a moment ago; what was read under it is not read again.
+        """
+        return self._keys.find((owner, key_id), records, lambda: self._read(_key, owner, key_id))
+
+    def key_named(self, key_id: str, model_digest: str, owner: str = "", records: int | None = None) -> StoredKey | None:
+        """The record of this id for this model: the owner's where one is given, else that of who stored it first.  records: as in `key`."""
+        name = (key_id, model_digest, owner)
+        return self._keys_named.find(name, records, lambda: self._read(_key_named, *name))
+
+    def keys_named(self, key_id: str, owners: Collection[str] | None) -> list[StoredKey]:
+        """These owners' records of an id (None: of every owner), by owner."""
+        found = _KEY_MEMBERS.where(_K.key_id == key_id).order_by(_K.owner)
+        if owners is not None:
+            found = found.where(_K.owner.in_(owners))
+        with self.database.reading() as db:
+            return [StoredKey(*tuple(row)) for row in db.execute(found).all()]
 
     def put_key(self, key: StoredKey, now: int, allowance: Allowance | None = None) -> bool:
         """Store a new or higher version; False when it is the stored one already.
 
         What was judged under the version before is judged again.
-        Raises BrokerError: OwnerMismatch, VersionNotHigher, QuotaExceeded.
+        Raises BrokerError: VersionNotHigher, QuotaExceeded.
         """
 
         def put(db: Connection) -> bool:
-            held = _key(db, key.key_id)
+            held = _key(db, key.owner, key.key_id)
             if held is not None:
-                if held.owner != key.owner:
-                    raise BrokerError(BrokerReason.OWNER_MISMATCH, f"the key {key.key_id} belongs to another owner", "choose another keyId")
                 if held.payload_sha256 == key.payload_sha256:
                     return False
                 if key.version <= held.version:
                     raise _not_higher("key record", key.version, held.version)
             if allowance is not None:
-                quota_store.check_key(db, allowance, key.key_id, len(key.record) + len(key.sealed_key))
+                quota_store.check_key(db, allowance, key.owner, key.key_id, len(key.record) + len(key.sealed_key))
             if held is not None:
-                db.execute(delete(key_records).where(key_records.c.key_id == key.key_id))
-                reappraisal_store.request(db, Cause.KEY_RECORD_CHANGED, now, key_id=key.key_id)
-            db.execute(insert(key_records).values(**vars(key), updated_at=now))
+                db.execute(delete(key_records).where(_K.owner == key.owner, _K.key_id == key.key_id))
+                reappraisal_store.request(db, Cause.KEY_RECORD_CHANGED, now, owner=key.owner, key_id=key.key_id)
+            if held is not None and held.model_digest == key.model_digest:
+                number = held.number
+            else:  # an owner who changes the model comes last for the new one
+                number = int((_NEWEST_NUMBER.row(db, {}) or (0,))[0]) + 1
+            db.execute(insert(key_records).values(**vars(key) | {"number": number}, updated_at=now))
             count(db, Counter.RECORDS)
             audit_store.append(db, now, AuditEvent.KEY_STORED, {"keyId": key.key_id, "owner": key.owner, "version": key.version})
             return True
@@ -149,8 +178,14 @@ class RecordsRoom(Room):
         return self.database.transact(put)
 
 
-def _key(db: Connection, key_id: str) -> StoredKey | None:
-    row = _KEY.row(db, {"key_id": key_id})
+def _key(db: Connection, owner: str, key_id: str) -> StoredKey | None:
+    row = _KEY.row(db, {"owner": owner, "key_id": key_id})
+    return None if row is None else StoredKey(*row)
+
+
+def _key_named(db: Connection, key_id: str, model_digest: str, owner: str) -> StoredKey | None:
+    name = {"key_id": key_id, "model_digest": model_digest}
+    row = _KEY_OF_OWNER_NAMED.row(db, name | {"owner": owner}) if owner else _KEY_NAMED.row(db, name)
     return None if row is None else StoredKey(*row)
 
 

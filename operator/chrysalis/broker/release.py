@@ -76,12 +76,19 @@ class Results:
         """One attempt; None when what it was checked against has changed before it was in the audit log."""
         found = self._store.releasing(request.result_id)
         result, inputs, awaited = found or (None, None, False)
-        stored = None if inputs is None else self._store.key(key_id, inputs.records)
         now = unix(self._clock.now())
+        # Only the result says whose key of this name is meant, and for no other name is looked: nobody learns which there are.
+        stored = None
+        if result is not None and inputs is not None and result.verdict == "Accepted" and result.key_id == key_id:
+            stored = self._store.key(result.owner, key_id, inputs.records)
         try:
-            if result is None or inputs is None:  # 1; first, so that a stranger without a result does not learn which keys there are
+            if result is None or inputs is None:  # 1
                 raise BrokerError(BrokerReason.RESULT_UNKNOWN, "there is no such result", ATTEST_AGAIN)
-            if stored is None:
+            if result.verdict != "Accepted":  # 2
+                raise BrokerError(BrokerReason.RESULT_REFUSED, "this attempt to attest was refused", "see its reasons")
+            if result.key_id != key_id:
+                raise _another_key()
+            if stored is None:  # 1
                 raise BrokerError(BrokerReason.KEY_UNKNOWN, f"there is no key record {key_id!r}", "let the model's owner store it")
             token = self._check(stored, result, now, inputs)
             judged = self._judge_again(result) if awaited else frozenset()
@@ -91,16 +98,17 @@ class Results:
         except ChrysalisError as error:
             self._metrics.releases.labels("refused", error.reason).inc()
             log.warning("release refused", extra={"event": "ReleaseRefused", "reason": error.reason, "result": request.result_id})
-            # A stranger can invent names without end; the chain records what concerns a real key and a real result.
-            if stored is not None and result is not None:
+            # A stranger can invent names without end; the chain records what concerns a real result, for its key and its owner.
+            if result is not None and result.owner:
                 refusal = {
-                    "keyId": key_id,
-                    "owner": stored.owner,
+                    "keyId": result.key_id,
+                    "owner": result.owner,
                     "resultId": result.result_id,
                     "reason": str(error.reason),
                     "podUID": result.pod_uid,
                 }
-                self._store.record_refusal(result.result_id, key_id, stored.version, now, refusal)
+                version = 0 if stored is None else stored.version
+                self._store.record_refusal(result.result_id, result.key_id, version, now, refusal)
             raise
         document: dict[str, str | int] = {
             "keyId": key_id,
@@ -217,11 +225,7 @@ class Results:
         return result
 
     def _check(self, stored: StoredKey, result: StoredResult, now: int, inputs: Inputs) -> Ear:
-        """Steps 2 to 4; the result's facts come from the token that this broker signed."""
-        if result.verdict != "Accepted":  # 2
-            raise BrokerError(BrokerReason.RESULT_REFUSED, "this attempt to attest was refused", "see its reasons")
-        if result.key_id != stored.key_id or result.owner != stored.owner:
-            raise BrokerError(BrokerReason.RESULT_FOR_ANOTHER_KEY, "the result is for another key", "ask for the measured keyId's key")
+        """Steps 2 to 4 of an accepted result for this key; its facts come from the token that this broker signed."""
         if result.expires_at is None or now >= result.expires_at:
             raise BrokerError(BrokerReason.RESULT_EXPIRED, "the result has expired", ATTEST_AGAIN)
         if result.revoked_at is not None:
@@ -245,6 +249,10 @@ class Results:
         check_isolation(record, token.result.isolation)
         check_class(record, token.result.evidence_class)
         return token
+
+
+def _another_key() -> BrokerError:
+    return BrokerError(BrokerReason.RESULT_FOR_ANOTHER_KEY, "the result is for another key", "ask for the measured keyId's key")
 
 
 def _revoked(why: str) -> BrokerError:

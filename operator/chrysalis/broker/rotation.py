@@ -28,7 +28,7 @@ class Kept:
     """One sealed value: where it stands, and what its encryption is bound to."""
 
     table: Table
-    key: str
+    key: tuple[str, ...]  # of its primary key's columns
     value: bytes
     context: bytes
 
@@ -51,11 +51,11 @@ def values(database: Database) -> Iterator[Kept]:
         signing = db.execute(select(tables.ear_keys.c.kid, tables.ear_keys.c.sealed_key)).all()
         own = db.execute(select(tables.state_keys.c.name, tables.state_keys.c.sealed)).all()
     for key_id, owner, record, sealed in keys:
-        yield Kept(tables.key_records, key_id, sealed, key_context(key_id, owner, record))
+        yield Kept(tables.key_records, (owner, key_id), sealed, key_context(key_id, owner, record))
     for kid, sealed in signing:
-        yield Kept(tables.ear_keys, kid, sealed, ear_keys.context(kid))
+        yield Kept(tables.ear_keys, (kid,), sealed, ear_keys.context(kid))
     for name, sealed in own:
-        yield Kept(tables.state_keys, name, sealed, state_keys.context(name))
+        yield Kept(tables.state_keys, (name,), sealed, state_keys.context(name))
 
 
 def rotate(database: Database, keyring: Keyring, now: int, pace: int = BATCH) -> Outcome:
@@ -98,7 +98,7 @@ def require_complete(outcome: Outcome) -> None:
 
 
 def _exchange(db: Connection, kept: Kept, sealed: bytes) -> int:
-    (primary,) = kept.table.primary_key.columns
+    primary = (column == value for column, value in zip(kept.table.primary_key.columns, kept.key, strict=True))
     column: Column[bytes] = kept.table.c.sealed if kept.table is tables.state_keys else kept.table.c.sealed_key
-    statement = update(kept.table).where(primary == kept.key, column == kept.value).values({column.name: sealed})
+    statement = update(kept.table).where(*primary, column == kept.value).values({column.name: sealed})
     return db.execute(statement).rowcount

@@ -22,8 +22,10 @@ spent_nonces = Table(
 key_records = Table(
     "key_records",
     metadata,
+    Column("owner", String(64), primary_key=True),
     Column("key_id", String(63), primary_key=True),
-    Column("owner", String(64), nullable=False),
+    Column("model_digest", String(71), nullable=False),  # of the record
+    Column("number", BigInteger, nullable=False),  # in the order in which owners first stored this id for this model
     Column("version", BigInteger, nullable=False),
     Column("payload_sha256", String(64), nullable=False),  # of the signed payload: the same envelope again changes nothing
     Column("record", Text, nullable=False),  # the record's JSON without `key`
@@ -32,6 +34,7 @@ key_records = Table(
     Column("recovery", LargeBinary, nullable=False),  # age: the record with its key, to its owner's recipients; empty without
     Column("updated_at", BigInteger, nullable=False),
     CheckConstraint("version >= 1", name="version"),
+    Index("ix_key_records_key_id", "key_id", "model_digest", "number"),
 )
 
 policies = Table(

@@ -57,7 +57,7 @@ def _identity(spec: ConfidentialWorkerSpec, account: SettlementAccountSpec | Non
         template_version=spec.template_version,
         isolation=spec.isolation,
         image_digest="sha256:" + spec.image.rsplit("@sha256:", 1)[1],
-        model=spec.model,
+        model=spec.model.model_copy(update={"key_owner": spec.model.key_owner.lower()}) if spec.model.key_owner else spec.model,
         policy_name=spec.policy_ref.name,
         broker=BrokerPin(url=spec.broker.url, spki_sha256=spec.broker.spki_sha256.lower(), ear_key=spec.broker.ear_key.lower()),
         set=account.set_name if account else "none",

@@ -104,9 +104,12 @@ class BrokerClient:
         """Store a policy of a higher version; envelope.payload is a wire.broker.SignedPolicy in JSON, signed by its owner."""
         await self._send("PUT", f"/v1/policies/{_label(name)}", body=envelope)
 
-    async def key(self, key_id: str) -> KeyRecordView:
-        """A key record without its key; raises Refused with status 404 where there is none that this caller may see."""
-        return await self._ask(KeyRecordView, "GET", f"/v1/keys/{_label(key_id)}")
+    async def key(self, key_id: str, *, owner: str = "") -> KeyRecordView:
+        """A key record without its key; raises Refused with status 404 where there is none that this caller may see.
+
+        owner (hex) where the caller sees several owners' of one id.
+        """
+        return await self._ask(KeyRecordView, "GET", f"/v1/keys/{_label(key_id)}", query={"owner": owner} if owner else {})
 
     async def policy(self, name: str, *, owner: str = "") -> PolicyView:
         """The policy in force, with its owner's envelope; owner (hex) where the caller sees several owners' of one name."""

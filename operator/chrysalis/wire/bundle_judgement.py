@@ -418,6 +418,8 @@ def _claims(
             ("keyId", said.key_id, identity.model.key_id),
             ("isolation", said.isolation, identity.isolation),
         ]
+        if identity.model.key_owner is not None:
+            pairs.append(("keyOwner", said.policy_owner.lower(), identity.model.key_owner.lower()))
     if bundle.source == "Broker":
         pairs += [
             ("nonce", token.nonce, bundle.evidence.nonce),

@@ -19,8 +19,8 @@ def register(app: FastAPI, deps: Deps) -> None:
     @app.get("/v1/keys/{key_id}")
     async def key(request: Request, key_id: str) -> Response:
         caller = await caller_of(request, deps)
-        parameters(request, ())
-        return answer(await run_in_threadpool(reading.key_record, deps.store, caller, label(key_id)))
+        owner = parameters(request, ("owner",)).get("owner", "")
+        return answer(await run_in_threadpool(reading.key_record, deps.store, caller, label(key_id), owner))
 
     @app.get("/v1/policies/{name}")
     async def policy(request: Request, name: str) -> Response:
