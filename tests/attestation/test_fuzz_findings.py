@@ -18,7 +18,7 @@ from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocum
 from chrysalis.attestation.gpu import chain as gpu_chain
 from chrysalis.attestation.gpu import ocsp as gpu_ocsp
 from chrysalis.cli import files
-from chrysalis.client import verification
+from chrysalis.client import ties
 from chrysalis.errors import ChrysalisError
 from chrysalis.wire import pinning
 from e2e.simtd.pki import SimulatedPlatform
@@ -51,7 +51,7 @@ def test_a_certificate_of_a_version_that_does_not_exist(platform: SimulatedPlatf
 
 def test_a_peers_certificate_of_a_version_that_does_not_exist(platform: SimulatedPlatform) -> None:
     with pytest.raises(ChrysalisError):
-        verification._check_ratls(platform.root_der.replace(VERSION_3, VERSION_7), bytes(32), platform.quote())
+        ties.check_ratls(ties.Peer(platform.root_der.replace(VERSION_3, VERSION_7), bytes(32)), platform.quote())
 
 
 def test_a_root_file_of_a_version_that_does_not_exist(platform: SimulatedPlatform, tmp_path: Path) -> None:

@@ -486,7 +486,7 @@ def _peer_certificate() -> Built:
     """What a client reads of the certificate that its peer shows."""
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    from chrysalis.client import verification
+    from chrysalis.client import ties
     from chrysalis.wire import pinning
     from chrysalis.wire.reasons import WireError
     from tests.fuzz.material import MATERIAL
@@ -496,7 +496,7 @@ def _peer_certificate() -> Built:
             pinning.spki_sha256(data)
         except WireError:
             pass
-        verification._check_ratls(data, bytes(32), MATERIAL.quotes[0])
+        ties.check_ratls(ties.Peer(data, bytes(32)), MATERIAL.quotes[0])
 
     return call, [certificate.public_bytes(Encoding.DER) for certificate in MATERIAL.platform.certificates.values()]
 
