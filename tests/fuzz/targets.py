@@ -17,6 +17,7 @@ from pathlib import Path
 
 from chrysalis.errors import ChrysalisError
 from tests.fuzz.gpu_answers import gpu_answers
+from tests.fuzz.stapled_documents import stapled_document
 
 Call = Callable[[bytes], object]
 Built = tuple[Call, Sequence[bytes]]
@@ -555,6 +556,7 @@ TARGETS = (
     Target("gpu-answers", gpu_answers, ("chrysalis.wire.gpu", "chrysalis.wire.gpu_services", "chrysalis.attestation.gpu")),
     Target("ocsp", _ocsp, ("chrysalis.attestation.gpu",)),
     Target("peer-certificate", _peer_certificate, ("chrysalis.client", "chrysalis.wire", "chrysalis.attestation")),
+    Target("stapled-document", stapled_document, ("chrysalis.client", "chrysalis.wire"), 128 * 1024),
     Target("fetched-document", _collateral_document, ("chrysalis.attestation",)),
     Target("rim", _rim, ("chrysalis.attestation.gpu",), 64 * 1024),
 )
