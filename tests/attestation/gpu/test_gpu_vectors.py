@@ -74,6 +74,7 @@ def test_a_chain_may_leave_nvidias_root_out(vectors: Path) -> None:
     certificates = _certificates(vectors)
     whole, rootless = chain.read(b"".join(certificates)), chain.read(b"".join(certificates[:-1]))
     rootless.check(AT)
+    assert (whole.complete, rootless.complete) == (True, False)
     assert (rootless.root_sha256, rootless.device_id, rootless.fwid) == (whole.root_sha256, whole.device_id, whole.fwid)
     with pytest.raises(GpuError) as refused:
         rootless.check(AT, "00" * 32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,7 +16,7 @@ from cryptography.x509 import ocsp as builders
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chrysalis.attestation.gpu import ocsp
+from chrysalis.attestation.gpu import chain, ocsp
 from chrysalis.attestation.gpu.reasons import GpuError
 from chrysalis.attestation.gpu.verdict import GpuVerdict
 from e2e.simtd.gpu import SimulatedDevice, SimulatedGpus, certificate
@@ -125,6 +126,21 @@ def test_in_an_appraisal(world: World, reasons: Reasons) -> None:
         assert (set(reasons(both)), both.revocation) == ({"GpuCertificateRevoked"}, "Revoked")
     assert reasons(world.judge(ocsp_responses=[b"x"])) == ["GpuOcspInvalid"]
     assert world.judge(ocsp_responses=_answers(world.hopper[1])).revocation == "NotChecked"
+
+
+def test_the_responders_clock_may_be_a_minute_ahead() -> None:
+    begins = AT - timedelta(hours=1)
+    assert _reason(DEVICE.ocsp(AT, PLACE), at=begins - timedelta(seconds=ocsp.LEEWAY_SECONDS)) == ""
+    assert _reason(DEVICE.ocsp(AT, PLACE), at=begins - timedelta(seconds=ocsp.LEEWAY_SECONDS + 1)) == "GpuOcspExpired"
+
+
+def test_a_chain_without_its_root_is_not_wholly_checked(world: World, reasons: Reasons, monkeypatch: pytest.MonkeyPatch) -> None:
+    required, good = world.rules(revocation="Required"), _answers(world.hopper[0])
+    whole = chain.read
+    monkeypatch.setattr(chain, "read", lambda pem: replace(whole(pem), complete=False))
+    assert reasons(world.judge(rules=required, ocsp_responses=good)) == ["GpuRevocationNotChecked"]
+    monkeypatch.undo()
+    assert world.judge(rules=required, ocsp_responses=good).accepted  # the twin
 
 
 @given(st.binary(max_size=300))
