@@ -359,3 +359,16 @@ def test_results_from_before_do_not_get_the_new_key(world: World, reasons: Calla
     assert world.put_key(world.acme, version=4).status_code == 201
     assert world.release("acme", fresh).status_code == 200
     assert reasons(world.release("acme", old)) == ["KeyChanged"]
+
+
+def test_ocsp_answers_are_not_brought_back(used: World, tmp_path: Path) -> None:
+    digest = "1" * 64
+    used.deps.store.note_ocsp([(digest, b"certificate", b"issuer")], unix(used.clock.now()))
+    path = tmp_path / "backup.tar.gz"
+    save(used, path)
+    settings = elsewhere(used, tmp_path)
+    load(used, path, settings)
+    restored = assemble(settings, clock=used.clock).store
+    assert restored.ocsp_rows([digest]) == {}  # a good answer may be of before a revocation
+    assert restored.key("acme") is not None
+    restored.close()

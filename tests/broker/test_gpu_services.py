@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
 
 from chrysalis.api.policy import AttestationPolicySpec, SignedPolicy
 from chrysalis.broker import gpu_services
@@ -431,6 +433,19 @@ def test_a_revocation_is_not_replayed_away(demanding: World, services: Simulated
     demanding.clock.advance(3600)
     demanding.deps.gpu_services.refresh()
     accepted(attest(demanding))  # the twin: a newer one (a certificate that was on hold)
+
+
+def test_a_running_broker_refreshes_by_itself(demanding: World, services: SimulatedGpuServices) -> None:
+    result = accepted(attest(demanding)).result_id
+    demanding.clock.advance(500)
+    services.ocsp.revoked.add(DEVICE.certificates[2].serial_number)
+    demanding.deps.store.ocsp_failed(DEVICE.certificates[2].fingerprint(hashes.SHA256()).hex(), 0)  # due, as if half of its life had passed
+    with demanding.http:  # its tasks run
+        for _ in range(200):
+            if demanding.reading(f"/v1/results/{result}").json()["revokedReason"]:
+                break
+            time.sleep(0.1)
+    assert demanding.reading(f"/v1/results/{result}").json()["revokedReason"] == "GpuCertificateRevoked"
 
 
 def test_what_nobody_needs_is_forgotten(demanding: World, services: SimulatedGpuServices) -> None:

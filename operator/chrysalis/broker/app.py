@@ -34,7 +34,7 @@ def create_app(deps: Deps) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(task) for task in (_housekeeping(deps), _reappraising(deps))]
+        tasks = [asyncio.create_task(task) for task in (_housekeeping(deps), _reappraising(deps), _asking(deps))]
         try:
             yield
         finally:
@@ -72,7 +72,7 @@ async def _housekeeping(deps: Deps) -> None:
     while True:
         deps.beat.at = deps.clock.monotonic()
         before = unix(deps.clock.now()) - deps.settings.result_retention_seconds
-        for task in (partial(deps.store.trim, before), deps.collateral.refresh, deps.gpu_services.refresh):
+        for task in (partial(deps.store.trim, before), deps.collateral.refresh):
             try:
                 await run_in_threadpool(task)
             except Exception as error:  # the one must not keep the other from its work
@@ -88,3 +88,13 @@ async def _reappraising(deps: Deps) -> None:
         except Exception as error:
             log.error("re-appraisal failed", extra={"event": "ReappraisalFailed", "error": type(error).__name__})
         await asyncio.sleep(REAPPRAISAL_SECONDS)
+
+
+async def _asking(deps: Deps) -> None:
+    """Refresh OCSP answers; apart from housekeeping, so that a responder that hangs does not add to its time."""
+    while True:
+        try:
+            await run_in_threadpool(deps.gpu_services.refresh)
+        except Exception as error:
+            log.error("OCSP answers are not refreshed", extra={"event": "HousekeepingFailed", "error": type(error).__name__})
+        await asyncio.sleep(HOUSEKEEPING_SECONDS)

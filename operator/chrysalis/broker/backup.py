@@ -41,8 +41,9 @@ MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_MANIFEST_BYTES = 256 * 1024
 ROWS = 200
 """Rows that are written or read at once."""
-LEFT_OUT = frozenset({"spent_nonces"})
-"""Nonces live for minutes; a restore takes longer than their life, and the nonce key of a restored broker may be new."""
+LEFT_OUT = frozenset({"spent_nonces", "ocsp_answers"})
+"""Nonces live for minutes; a restore takes longer than their life, and the nonce key of a restored broker may be new.  OCSP answers
+are asked for again: a good one in a backup may be of before a revocation."""
 WITH_FIRST_ROWS = frozenset({"counters"})
 """Their rows are made with the tables; a restore replaces them."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
