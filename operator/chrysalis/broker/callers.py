@@ -56,6 +56,7 @@ class Caller:
     name: for logs and the audit.  owner: hex of the owner's key when it is one.  token: of an owner, good for one change.
     everything: reads all tenants' results.  readable, changeable: owners (hex) whose objects it may read; whose results it may
     revoke, whose envelopes it may carry and whose audit records it may read.
+    tenant: whose it is, by name; several are joined by commas.
     namespaces: where not None, only results that claim one of these are shown.
     """
 
@@ -66,6 +67,7 @@ class Caller:
     changeable: frozenset[str] = field(default_factory=frozenset)
     namespaces: frozenset[str] | None = None
     token: Once | None = None
+    tenant: str = ""
 
     def sees(self, owner: str, namespace: str | None = None) -> bool:
         """Whether it may read an object of this owner (that claims this namespace)."""
@@ -154,7 +156,15 @@ class Callers:
             ) from error
         owner = shown.owner.hex()
         once = Once(hashlib.sha256(b"chrysalis/v1/owner-token\0" + shown.owner + shown.jti.encode()).hexdigest(), shown.until)
-        return Caller(name=f"owner {owner}", owner=owner, readable=frozenset({owner}), changeable=frozenset({owner}), token=once)
+        tenant = self._tenants.of(owner)
+        return Caller(
+            name=f"owner {owner}",
+            owner=owner,
+            readable=frozenset({owner}),
+            changeable=frozenset({owner}),
+            token=once,
+            tenant="" if tenant is None else tenant.name,
+        )
 
     def _signed_in(self, verifier: OidcVerifier, token: str) -> Caller:
         claims = verifier.verify(token)
@@ -198,6 +208,7 @@ def _administrator(name: str, grants: list[tuple[Tenant, Role]], namespaces: fro
         readable=frozenset(owner for tenant, _ in grants for owner in tenant.owner_keys),
         changeable=frozenset(owner for tenant, role in grants if role is Role.OWNER_ADMIN for owner in tenant.owner_keys),
         namespaces=namespaces,
+        tenant=",".join(sorted({tenant.name for tenant, _ in grants})),
     )
 
 

@@ -39,7 +39,9 @@ REFUSAL_SECONDS = 60.0
 """An address that has used up its unproven attempts gets all of them back in this time; a network around it in twice as much, since
 it may owe what was on its way."""
 RELEASES, RELEASES_PER_SECOND = 16, 1
-"""Of one result, to one address: its id is no secret, and each release asks the key service."""
+"""Of one result, to one address: its id is no secret, and each release asks the key service.  To wider networks twice as many each."""
+LARGE_ANSWERS, LARGE_ANSWERS_PER_SECOND = 8, 1
+"""To one address without credentials: what costs a quote, or is a document of up to a megabyte for each publisher."""
 PROVEN_SECONDS = 86_400.0
 """For how long an address from which evidence was accepted, or a call authenticated, is known for it: longer than results live."""
 RESERVED = 8
@@ -270,7 +272,8 @@ class Limits:
         self._failed_calls = buckets(failed / REFUSAL_SECONDS, failed)
         self._failed_around = tiers(failed / REFUSAL_SECONDS, failed, narrowest=1)
         self._called = Recent(seconds=PROVEN_SECONDS, entries=entries, clock=clock)
-        self._releases = buckets(RELEASES_PER_SECOND, RELEASES)
+        self._releases = tiers(RELEASES_PER_SECOND, RELEASES)
+        self._large = tiers(LARGE_ANSWERS_PER_SECOND, LARGE_ANSWERS)
         self._slow = buckets(SUSPECT_REQUESTS, 2 * SUSPECT_REQUESTS)
         self._clock = clock
         self.messages = Shares(settings.message_bytes, settings.message_bytes_per_address, self.proven)
@@ -331,8 +334,13 @@ class Limits:
 
     def release(self, origin: Origin, result_id: str) -> None:
         """Count a request for a key; raises BrokerError (TooManyRequests)."""
-        if not self._releases.take(f"{origin[0]} {result_id}"):
+        if not self._releases.take(tuple(f"{network} {result_id}" for network in origin)):
             raise _too_many("requests for a key under this result")
+
+    def large_answer(self, origin: Origin) -> None:
+        """Count a request without credentials whose answer costs much; raises BrokerError (TooManyRequests)."""
+        if not self._large.take(origin):
+            raise _too_many("requests for this from this address or the network around it")
 
     def before_call(self, origin: Origin) -> None:
         """Refuse an address with too many failed authentications lately, of its own or of the networks around it.

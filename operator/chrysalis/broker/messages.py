@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Collection
 from typing import TypeVar
@@ -23,9 +24,22 @@ MAX_PARAMETER = 512
 BODY_SECONDS = 20.0
 """For a client to send its whole message."""
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+RESULT = re.compile(r"[0-9A-Za-z-]{1,36}")
+NO_RESULT = "-"
+OWN_AFFAIRS = frozenset(
+    {
+        BrokerReason.CALLER_CHECK_UNAVAILABLE,
+        BrokerReason.DATABASE_UNAVAILABLE,
+        BrokerReason.KEY_SERVICE_UNAVAILABLE,
+        BrokerReason.OWN_EVIDENCE_UNAVAILABLE,
+        BrokerReason.STATE_UNUSABLE,
+    }
+)
+"""Reasons whose detail names addresses, files and services of the broker's: strangers are told the reason and the remedy."""
 JSON = "application/json"
 PROBLEM = "application/problem+json"
 
+log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Model)
 
 
@@ -65,12 +79,17 @@ def label(name: str) -> str:
     return name
 
 
+def result_name(name: str) -> str:
+    """A result's id as a stranger names it: itself where it can be one, else one that no result has."""
+    return name if RESULT.fullmatch(name) else NO_RESULT
+
+
 def parameters(request: Request, known: Collection[str]) -> dict[str, str]:
-    """The query's parameters; raises BrokerError (MessageMalformed) for unknown, repeated or overlong ones."""
+    """The query's parameters; raises BrokerError (MessageMalformed) for unknown, repeated, overlong or unprintable ones."""
     found: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
-        if name not in known or name in found or len(value) > MAX_PARAMETER:
-            raise malformed("the query", f"parameter {name[:64]!r} is unknown, repeated or over {MAX_PARAMETER} characters")
+        if name not in known or name in found or len(value) > MAX_PARAMETER or not value.isprintable():
+            raise malformed("the query", f"parameter {name[:64]!r} is unknown, repeated, over {MAX_PARAMETER} characters or unprintable")
         found[name] = value
     return found
 
@@ -88,11 +107,15 @@ def answer(message: Model, status: int = 200) -> Response:
 
 
 def problem(error: ChrysalisError, status: int) -> Response:
-    """The refusal as a problem document with every reason."""
+    """The refusal as a problem document with every reason; what a library said of the broker's own surroundings goes to its log."""
     reasons = [NamedReason.model_validate(error.as_dict())]
     title = "The broker refused"
     if isinstance(error, EvidenceRefused):
         reasons, title = error.reasons, f"The evidence was refused (result {error.result_id})"
+    for reason in reasons:
+        if reason.reason in OWN_AFFAIRS and reason.detail:
+            log.error("not for callers", extra={"event": "DetailWithheld", "reason": reason.reason, "error": reason.detail})
+    reasons = [reason.model_copy(update={"detail": ""}) if reason.reason in OWN_AFFAIRS else reason for reason in reasons]
     document = Problem(
         title=title, status=status, reason=reasons[0].reason, detail=reasons[0].message, remedy=reasons[0].remedy, reasons=reasons
     )

@@ -19,6 +19,7 @@ from chrysalis.wire.changes import PolicySimulation, SimulatedChange
 
 MAX_JUDGED = 5000
 BATCH = 64
+MAX_REST_SECONDS = 60.0
 BY_THEN = frozenset(
     {
         AttestationReason.COLLATERAL_EXPIRED,
@@ -51,17 +52,27 @@ class Simulation:
         self._judge = judge
         self._clock = clock
         self._lock = threading.Lock()
+        self._rests = ("", 0.0)  # who asked last, and until when others come first
 
     def simulate(self, owner: str, policy: SignedPolicy) -> PolicySimulation:
         """Judge what is stored of this owner's policy of that name under the given one.
 
         Living results: who would lose admission at once, and who when its result ends.  Of the pods whose last attempt was
-        refused: who would be accepted.  Raises BrokerError (Busy) while another simulation runs.
+        refused: who would be accepted.  Raises BrokerError (Busy) while another simulation runs, and for whom the last one was made until
+        as much time has passed as it took: there is one at a time, and it shall not be one owner's all the time.
         """
         if not self._lock.acquire(blocking=False):
             raise BrokerError(BrokerReason.BUSY, "another simulation runs", "try again in a few seconds")
         try:
-            return self._simulate(owner, policy)
+            last, until = self._rests
+            began = self._clock.monotonic()
+            if last == owner and began < until:
+                raise BrokerError(BrokerReason.BUSY, "your last simulation took long; others come first", f"wait {until - began:.0f} s")
+            try:
+                return self._simulate(owner, policy)
+            finally:
+                ended = self._clock.monotonic()
+                self._rests = (owner, ended + min(MAX_REST_SECONDS, ended - began))
         finally:
             self._lock.release()
 

@@ -22,6 +22,8 @@ LOOK_SECONDS = 0.2
 """How often a watcher looks at the number that the process has read last."""
 MAX_WATCHERS = 128
 MAX_WATCHERS_OF_A_CALLER = 8
+MAX_WATCHERS_OF_A_TENANT = 56
+"""However many administrators a tenant has: others watch, too."""
 KEPT_FOR_READERS = 16
 """Places that only the cluster's own readers may take: the operator must see revocations, however many administrators watch."""
 MAX_WAIT_SECONDS = 60
@@ -36,18 +38,18 @@ Page = Callable[[int], Sequence[tuple[int, ResultView]]]
 class Place:
     """One watcher's place, until it is given back."""
 
-    def __init__(self, watchers: Counter[str], caller: str) -> None:
-        self._watchers = watchers
-        self._caller = caller
+    def __init__(self, counted: Sequence[tuple[Counter[str], str]]) -> None:
+        self._counted = counted
         self._held = True
 
     def give_back(self) -> None:
         """Make room for another; more than once does nothing."""
         if self._held:
             self._held = False
-            self._watchers[self._caller] -= 1
-            if not self._watchers[self._caller]:
-                del self._watchers[self._caller]
+            for watchers, name in self._counted:
+                watchers[name] -= 1
+                if not watchers[name]:
+                    del watchers[name]
 
 
 class Watching:
@@ -59,18 +61,25 @@ class Watching:
         self._read_at = float("-inf")
         self._reading = False
         self._watchers: Counter[str] = Counter()
+        self._tenants: Counter[str] = Counter()
 
-    def admit(self, caller: str, *, reader: bool = False) -> Place:
-        """A watcher's place; raises BrokerError (TooManyWatchers).  reader: whether it is one of the cluster's own."""
+    def admit(self, caller: str, *, tenant: str = "", reader: bool = False) -> Place:
+        """A watcher's place; raises BrokerError (TooManyWatchers).
+
+        tenant: the caller's, where it has one.  reader: whether it is one of the cluster's own.
+        """
         most = MAX_WATCHERS if reader else MAX_WATCHERS - KEPT_FOR_READERS
-        if self._watchers[caller] >= MAX_WATCHERS_OF_A_CALLER or self._watchers.total() >= most:
+        full = self._watchers[caller] >= MAX_WATCHERS_OF_A_CALLER or self._watchers.total() >= most
+        if full or (tenant and self._tenants[tenant] >= MAX_WATCHERS_OF_A_TENANT):
             raise BrokerError(
                 BrokerReason.TOO_MANY_WATCHERS,
-                f"more than {MAX_WATCHERS_OF_A_CALLER} watchers of one caller, or {MAX_WATCHERS} in all",
+                f"more than {MAX_WATCHERS_OF_A_CALLER} watchers of one caller, {MAX_WATCHERS_OF_A_TENANT} of one tenant, or {MAX_WATCHERS}",
                 "end other watches first, or list the results now and then",
             )
-        self._watchers[caller] += 1
-        return Place(self._watchers, caller)
+        counted = [(self._watchers, caller)] + ([(self._tenants, tenant)] if tenant else [])
+        for watchers, name in counted:
+            watchers[name] += 1
+        return Place(counted)
 
     def newest(self) -> int:
         """The newest change's number as the database has it now; blocks."""

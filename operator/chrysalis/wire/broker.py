@@ -48,14 +48,18 @@ class Keys(Model):
     receipt: Hex32  # raw Ed25519 public key
 
 
-class ClaimedIdentity(Model):
-    """What the untrusted host says of the worker: for correlation only, never authorises."""
+NO_CONTROLS = r"^[^\x00-\x1f\x7f]*$"
+"""PostgreSQL keeps no NUL in a text, and a terminal that shows a name shall show a name."""
 
-    pod_uid: Annotated[str, Field(max_length=63)] = ""
-    pod_name: Annotated[str, Field(max_length=253)] = ""
-    namespace: Annotated[str, Field(max_length=63)] = ""
-    worker_name: Annotated[str, Field(max_length=63)] = ""
-    node_name: Annotated[str, Field(max_length=253)] = ""
+
+class ClaimedIdentity(Model):
+    """What the untrusted host says of the worker: for correlation only, never authorises.  No control characters."""
+
+    pod_uid: Annotated[str, Field(max_length=63, pattern=NO_CONTROLS)] = ""
+    pod_name: Annotated[str, Field(max_length=253, pattern=NO_CONTROLS)] = ""
+    namespace: Annotated[str, Field(max_length=63, pattern=NO_CONTROLS)] = ""
+    worker_name: Annotated[str, Field(max_length=63, pattern=NO_CONTROLS)] = ""
+    node_name: Annotated[str, Field(max_length=253, pattern=NO_CONTROLS)] = ""
 
 
 class Evidence(Versioned):

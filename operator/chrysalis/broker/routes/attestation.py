@@ -7,6 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.messages import answer, malformed
+from chrysalis.broker.origins import origin_of
 
 NONCE_DIGITS = 64
 
@@ -23,4 +24,5 @@ def register(app: FastAPI, deps: Deps) -> None:
             nonce = b""
         if not nonce or set(request.query_params) != {"nonce"}:
             raise malformed("the query", f"nonce must be {NONCE_DIGITS} hex digits, and nothing else is asked for")
+        deps.limits.large_answer(origin_of(request.client.host if request.client else None))
         return answer(await run_in_threadpool(deps.own_evidence.make, nonce))

@@ -7,6 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from chrysalis.broker.bundles import Bundles
 from chrysalis.broker.deps import Deps
+from chrysalis.broker.messages import result_name
 from chrysalis.broker.routes.authentication import caller_of
 from chrysalis.wire.bundle import MEDIA_TYPE
 
@@ -18,4 +19,4 @@ def register(app: FastAPI, deps: Deps) -> None:
     @app.get("/v1/bundles/{result_id}")
     async def bundle(request: Request, result_id: str) -> Response:
         caller = await caller_of(request, deps)
-        return Response(await run_in_threadpool(bundles.of, caller, result_id[:64]), media_type=MEDIA_TYPE)
+        return Response(await run_in_threadpool(bundles.of, caller, result_name(result_id)), media_type=MEDIA_TYPE)

@@ -7,7 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from chrysalis.api.policy import Envelope
 from chrysalis.broker.deps import Deps
-from chrysalis.broker.messages import MAX_ENVELOPE_BODY, MAX_SMALL_BODY, answer, body, label, parse
+from chrysalis.broker.messages import MAX_ENVELOPE_BODY, MAX_SMALL_BODY, answer, body, label, parse, result_name
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.routes.authentication import changer_of, signed_message
 from chrysalis.broker.server import PEER_CERTIFICATE
@@ -52,4 +52,4 @@ def register(app: FastAPI, deps: Deps) -> None:
     async def revoke(request: Request, result_id: str) -> Response:
         await body(request, MAX_SMALL_BODY)
         caller = await changer_of(request, deps)
-        return answer(await run_in_threadpool(deps.results.revoke, caller, result_id[:64]))
+        return answer(await run_in_threadpool(deps.results.revoke, caller, result_name(result_id)))

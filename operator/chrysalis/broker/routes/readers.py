@@ -8,7 +8,7 @@ from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from chrysalis.broker.deps import Deps
-from chrysalis.broker.messages import answer, malformed, parameters, whole_number
+from chrysalis.broker.messages import answer, malformed, parameters, result_name, whole_number
 from chrysalis.broker.routes.authentication import caller_of
 from chrysalis.broker.routes.watches import Watches
 from chrysalis.wire.broker import ResultList
@@ -47,7 +47,7 @@ def register(app: FastAPI, deps: Deps) -> None:
     @app.get("/v1/results/{result_id}")
     async def result(request: Request, result_id: str) -> Response:
         caller = await caller_of(request, deps)
-        return answer(await run_in_threadpool(deps.results.view, caller, result_id[:64]))
+        return answer(await run_in_threadpool(deps.results.view, caller, result_name(result_id)))
 
     @app.get("/.well-known/jwks.json")
     async def jwks() -> dict[str, list[dict[str, Any]]]:

@@ -8,6 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from chrysalis.api.policy import Envelope
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.messages import MAX_ENVELOPE_BODY, answer, body, parse
+from chrysalis.broker.origins import origin_of
 from chrysalis.broker.routes.authentication import signed_message
 
 
@@ -22,5 +23,6 @@ def register(app: FastAPI, deps: Deps) -> None:
         return Response(status_code=201 if created else 200)
 
     @app.get("/v1/reference-values")
-    async def reference_values() -> Response:
+    async def reference_values(request: Request) -> Response:
+        deps.limits.large_answer(origin_of(request.client.host if request.client else None))
         return answer(await run_in_threadpool(deps.references.published))

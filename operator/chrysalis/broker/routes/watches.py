@@ -60,7 +60,7 @@ class Watches:
             limit=limit,
         )
         place = self._watching.admit(
-            caller.name, reader=caller.everything
+            caller.name, tenant=caller.tenant, reader=caller.everything
         )  # now, so that a watcher too many gets a refusal and not the beginning of a stream
         if "wait" in query:
             try:

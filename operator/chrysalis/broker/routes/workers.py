@@ -13,7 +13,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from chrysalis.broker.deps import Deps
-from chrysalis.broker.messages import MAX_EVIDENCE_BODY, MAX_SMALL_BODY, answer, body, label, parse
+from chrysalis.broker.messages import MAX_EVIDENCE_BODY, MAX_SMALL_BODY, answer, body, label, parse, result_name
 from chrysalis.broker.origins import origin_of
 from chrysalis.broker.reasons import BrokerError
 from chrysalis.wire.broker import Challenge, Evidence, ReleaseRequest
@@ -47,6 +47,7 @@ def register(app: FastAPI, deps: Deps) -> None:
 
     async def release(request: Request) -> Response:
         message = parse(ReleaseRequest, await body(request, MAX_SMALL_BODY))
+        message = message.model_copy(update={"result_id": result_name(message.result_id)})
         deps.limits.release(origin_of(request.client.host if request.client else None), message.result_id)
         return answer(await run_in_threadpool(deps.results.release, label(request.path_params["key_id"]), message))
 
