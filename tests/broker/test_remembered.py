@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
 
 from chrysalis.broker.remembered import Remembered
+from chrysalis.broker.rooms import Counter, mark
+from chrysalis.broker.store import Store, StoredPolicy
 
 
 class Shelf:
@@ -39,11 +44,11 @@ def test_what_is_not_there_is_looked_for_each_time() -> None:
     assert remembered.find("k", 1, shelf.read) == "a"
 
 
-def test_an_older_number_neither_serves_nor_replaces_what_is_newer() -> None:
+def test_another_number_serves_nothing_be_it_lower() -> None:
     remembered: Remembered[str, str] = Remembered()
     assert remembered.find("k", 2, lambda: "new") == "new"
     assert remembered.find("k", 1, lambda: "read now") == "read now"
-    assert remembered.find("k", 2, lambda: "never") == "new"
+    assert remembered.find("k", 2, lambda: "again") == "again"
 
 
 def test_only_so_many_are_held() -> None:
@@ -52,6 +57,37 @@ def test_only_so_many_are_held() -> None:
         remembered.find(key, 1, lambda key=key: key)
     assert remembered.find(2, 1, lambda: -1) == 2
     assert remembered.find(0, 1, lambda: -1) == -1
+
+
+def test_a_database_that_was_set_back_is_read_even_where_it_has_had_as_many_changes(database_url: str) -> None:
+    store = Store(database_url)
+
+    def put(version: int, payload: str) -> None:
+        assert store.put_policy(StoredPolicy("owner", "workers", version, payload, "envelope"), 1)
+
+    def seen() -> str:
+        found = store.policy("owner", "workers", store.inputs().records)
+        return "" if found is None else found.payload
+
+    put(1, "first")
+    with store.database.reading() as db:
+        before = db.execute(text("SELECT value FROM counters WHERE name = 'records'")).scalar_one()
+    put(2, "lost with the old primary")
+    assert seen() == "lost with the old primary"
+    with store.database.writing() as db:  # what an older copy of the database does under a running broker
+        db.execute(text("DELETE FROM policies WHERE version = 2"))
+        db.execute(text("UPDATE counters SET value = :value WHERE name = 'records'"), {"value": before})
+    put(2, "what the owner put to the new one")
+    assert seen() == "what the owner put to the new one"
+    store.close()
+
+
+def test_marks_only_grow_and_do_not_meet_again(database_url: str) -> None:
+    store = Store(database_url)
+    marks = [store.database.transact(lambda db: mark(db, Counter.SHARED)) for _ in range(3)]
+    assert marks == sorted(set(marks))
+    assert len({after - before for before, after in pairwise(marks)}) == 2
+    store.close()
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=40))

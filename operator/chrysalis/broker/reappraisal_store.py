@@ -13,7 +13,7 @@ from enum import StrEnum
 from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
 
 from chrysalis.broker.prepared import Prepared
-from chrysalis.broker.rooms import Counter, Room, count
+from chrysalis.broker.rooms import Counter, Room, count, mark
 from chrysalis.broker.tables import reappraisals, results
 
 
@@ -65,7 +65,7 @@ def request(db: Connection, cause: Cause, now: int, *, owner: str = "", policy_n
     """Have all living results of a scope judged again; db is the writing transaction that changes what they rest on."""
     number = count(db, Counter.INPUTS)
     if not (owner or policy_name or key_id):
-        count(db, Counter.SHARED)
+        mark(db, Counter.SHARED)
     scope = {"owner": owner, "policy_name": policy_name, "key_id": key_id}
     db.execute(insert(reappraisals).values(id=number, cause=cause.value, **scope, requested_at=now, cursor=0, holder="", held_until=0))
 

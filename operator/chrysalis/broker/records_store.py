@@ -20,7 +20,7 @@ from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reappraisal_store import Cause
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.remembered import Remembered
-from chrysalis.broker.rooms import Counter, Room, count
+from chrysalis.broker.rooms import Counter, Room, mark
 from chrysalis.broker.tables import key_records, policies
 
 T = TypeVar("T")
@@ -125,7 +125,7 @@ class RecordsRoom(Room):
             else:  # an owner who changes the model comes last for the new one
                 number = int((_NEWEST_NUMBER.row(db, {}) or (0,))[0]) + 1
             db.execute(insert(key_records).values(**vars(key) | {"number": number}, updated_at=now))
-            count(db, Counter.RECORDS)
+            mark(db, Counter.RECORDS)
             audit_store.append(db, now, AuditEvent.KEY_STORED, {"keyId": key.key_id, "owner": key.owner, "version": key.version})
             return True
 
@@ -169,7 +169,7 @@ class RecordsRoom(Room):
             if allowance is not None:
                 quota_store.check_policy(db, allowance, policy.owner, policy.name, len(policy.payload) + len(policy.envelope))
             db.execute(insert(policies).values(**vars(policy), stored_at=now))
-            count(db, Counter.RECORDS)
+            mark(db, Counter.RECORDS)
             audit_store.append(db, now, AuditEvent.POLICY_STORED, {"name": policy.name, "owner": policy.owner, "version": policy.version})
             if held is not None:
                 reappraisal_store.request(db, Cause.POLICY_CHANGED, now, owner=policy.owner, policy_name=policy.name)

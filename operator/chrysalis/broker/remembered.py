@@ -1,6 +1,6 @@
-"""What was read from the database, for as long as a counter of its changes stands where it stood.
+"""What was read from the database, for as long as the mark of its state (`rooms.mark`) is the same.
 
-Whoever asks has read the counter a moment before, in the same statement as something that it needs anyway; so nothing is
+Whoever asks has read the mark a moment before, in the same statement as something that it needs anyway; so nothing is
 served that is older than that moment, and an attestation does not read again what has not changed for days.
 """
 
@@ -15,11 +15,12 @@ V = TypeVar("V")
 
 
 class Remembered(Generic[K, V]):
-    """What was read under a number of `Inputs`; forgotten with the first reading under another one.  Thread-safe."""
+    """What was read under a number of `Inputs`; forgotten with the first reading under another one, be it lower: then the database
+    was set back, or somebody was slow.  Thread-safe."""
 
     def __init__(self, most: int = 16) -> None:  # a policy may have more than a megabyte
         self._most = most
-        self._number = -1
+        self._number: int | None = None
         self._held: dict[K, V] = {}
         self._lock = threading.Lock()
 
@@ -32,9 +33,9 @@ class Remembered(Generic[K, V]):
                 return self._held[key]
         found = read()  # not before the number was read, so it is at least as new
         with self._lock:
-            if number > self._number:
+            if number != self._number:
                 self._number, self._held = number, {}
-            if found is not None and number == self._number:
+            if found is not None:
                 while len(self._held) >= self._most:
                     del self._held[next(iter(self._held))]
                 self._held[key] = found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -14,18 +15,21 @@ from chrysalis.broker.database import POSTGRESQL, Database
 from chrysalis.broker.prepared import Prepared
 from chrysalis.broker.tables import counters
 
+MARK_STEP = 1 << 32
+"""2³¹ such steps fit into the column; two states after one that was set back have the same number with probability 2⁻³²."""
+
 
 class Counter(StrEnum):
     """The rows of `counters`; each only grows."""
 
     CHANGES = "changes"  # of results
     INPUTS = "inputs"  # requests to judge stored evidence again
-    SHARED = "shared"  # those requests that concern everybody's
-    RECORDS = "records"  # changes of key records and policies
+    SHARED = "shared"  # a mark of those requests that concern everybody's
+    RECORDS = "records"  # a mark of the changes of key records and policies
 
 
 class Inputs(NamedTuple):
-    """How often what judgements rest on had changed, at one moment; what was read under the same number is what is there.
+    """Marks of what judgements rest on, at one moment; what was read under the same number is what is there.
 
     shared: collateral and reference values.  records: key records and policies.
     """
@@ -59,6 +63,15 @@ _COUNTED = Prepared(select(counters.c.value).where(counters.c.name == bindparam(
 def count(db: Connection, counter: Counter, by: int = 1) -> int:
     """Let a counter grow and return its new value; the numbers up to it, `by` of them, are the caller's."""
     return _number(_GROW.row(db, {"counter": counter.value, "by": by}))
+
+
+def mark(db: Connection, counter: Counter) -> int:
+    """Give a state a number of its own, and return it.
+
+    It grows by a random step: after a database was set back (a standby that lagged was promoted, an older copy put in place), a
+    state that comes from there must not have the number of one that a running broker remembers from before.
+    """
+    return count(db, counter, 1 + secrets.randbelow(MARK_STEP))
 
 
 def counted(db: Connection, counter: Counter) -> int:

@@ -18,7 +18,7 @@ from chrysalis.broker.database import Database
 from chrysalis.broker.encryption import Keyring, read
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.records import key_context
-from chrysalis.broker.rooms import Counter, count
+from chrysalis.broker.rooms import Counter, mark
 
 BATCH = 64
 
@@ -78,7 +78,7 @@ def rotate(database: Database, keyring: Keyring, now: int, pace: int = BATCH) ->
         def exchange(db: Connection, again: list[tuple[Kept, bytes]] = again) -> int:
             done = sum(_exchange(db, kept, sealed) for kept, sealed in again)
             if done:
-                count(db, Counter.RECORDS)
+                mark(db, Counter.RECORDS)
                 audit_store.append(db, now, AuditEvent.ROOT_ROTATED, {"values": done, "from": before, "to": current})
             return done
 
