@@ -57,6 +57,9 @@ class Worker:
     folder: Path
     set_name: str = SET
     isolation: str = "PodTD"
+    owner: Ed25519PrivateKey = field(default_factory=Ed25519PrivateKey.generate)
+    key_owner: Ed25519PrivateKey | None = None
+    """Whose key record the worker is measured with; None: it names none."""
     bends: dict[str, Bend] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     shown: list[str] = field(default_factory=list)
@@ -66,7 +69,7 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.now = SystemClock().now()
-        self.receipt_key, self.ear, self.reservation, self.owner = (Ed25519PrivateKey.generate() for _ in range(4))
+        self.receipt_key, self.ear, self.reservation = (Ed25519PrivateKey.generate() for _ in range(3))
         self.wrk = worker_id(raw(self.receipt_key))
         self.head = chain.Head.start(self.wrk)
         self.identity = self._identity()
@@ -89,6 +92,7 @@ class Worker:
                     "package": {"url": "http://models/minilm", "digest": "sha256:" + "0" * 64, "sizeBytes": 5},
                     "digest": "sha256:" + "1" * 64,
                     "keyId": "minilm-key",
+                    "keyOwner": raw(self.key_owner).hex() if self.key_owner else None,
                 },
                 "policyName": "minilm",
                 "broker": {"url": "https://broker:8443", "spkiSha256": "3" * 64, "earKey": raw(self.ear).hex()},

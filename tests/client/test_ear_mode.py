@@ -259,6 +259,13 @@ def test_the_keys_of_a_result_are_those_of_its_confirmation(worker: Worker) -> N
     assert judged(worker, claims(cnf=cnf)).ear is not None
 
 
+def test_a_measured_owner_is_the_one_whose_policy_was_judged_under(platform: Any, tmp_path: Any) -> None:
+    owner = Ed25519PrivateKey.generate()
+    with pytest.raises(WireError, match="keyOwner"):
+        judged(Worker(platform, tmp_path, owner=owner, key_owner=OTHER))
+    assert judged(Worker(platform, tmp_path, owner=owner, key_owner=owner)).ear is not None
+
+
 def test_a_configuration_that_the_attested_key_did_not_sign(worker: Worker) -> None:
     """Initdata with another wallet, and claims that fit it: the certificate carries others."""
 

@@ -245,12 +245,14 @@ def _end(token: Ear, policy: AttestationPolicySpec, max_age_seconds: int | None)
 def _check_identity(token: Ear, document: AttestationDocument, identity: MeasuredIdentity) -> None:
     """Step 5: what the worker states about itself is what the broker judged."""
     stated, said = document.evidence.keys, token.result
-    pairs = {
+    pairs: dict[str, tuple[object, object]] = {
         "keys": (_lower(token.keys.to_json_dict()), _lower(stated.to_json_dict())),
         "modelDigest": (said.model_digest, identity.model.digest),
         "keyId": (said.key_id, identity.model.key_id),
         "isolation": (said.isolation, identity.isolation),
     }
+    if identity.model.key_owner is not None:
+        pairs["keyOwner"] = (said.policy_owner.lower(), identity.model.key_owner.lower())
     for claim, (signed, shown) in pairs.items():
         if signed != shown:
             raise WireError(
