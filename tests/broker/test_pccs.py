@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from chrysalis.attestation.anchor import INTEL_ANCHOR, TrustAnchor, from_der
 from chrysalis.attestation.collateral import Collateral
 from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocument, join, split
+from chrysalis.attestation.exact_json import members
 from chrysalis.broker import pccs
 from chrysalis.broker.collateral_reasons import REMEDIES, Answer, CollateralReason, DocumentKey, Failure
 from chrysalis.broker.collateral_settings import CollateralSettings
-from chrysalis.broker.pccs import PccsFetcher, binary, members
+from chrysalis.broker.pccs import PccsFetcher, binary
 from chrysalis.clock import ManualClock
 from e2e.simtd.pki import SimulatedPlatform
 

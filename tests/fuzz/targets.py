@@ -98,6 +98,16 @@ def _appraisal() -> Built:
     return call, [MATERIAL.quotes[0], MATERIAL.quotes[1] + b"\0--\0" + MATERIAL.platform.event_log]
 
 
+def _collateral_file() -> Built:
+    from chrysalis.attestation.collateral_file import read
+    from tests.fuzz.material import MATERIAL
+
+    good = json.loads(MATERIAL.collateral_text)
+    answer = f'{{"tcbInfo":{good["tcb_info"]},"signature":"{good["tcb_info_signature"]}"}}'
+    forms = [good, {"collateral": good | {"tcb_info": answer}}, [good | {"qe_identity": json.loads(good["qe_identity"])}]]
+    return read, [json.dumps(form).encode() for form in forms]
+
+
 def _collateral() -> Built:
     from chrysalis.attestation import genuineness
     from chrysalis.attestation.collateral import Collateral
@@ -531,6 +541,7 @@ TARGETS = (
     Target("event-log-file", _event_log_file, ("chrysalis.attestation",)),
     Target("appraisal", _appraisal, ("chrysalis.attestation",)),
     Target("collateral", _collateral, ("chrysalis.attestation",), 32 * 1024),
+    Target("collateral-file", _collateral_file, ("chrysalis.attestation",), 32 * 1024),
     Target("certificates", _certificates, ("chrysalis.attestation",)),
     Target("der", _der, ("chrysalis.attestation",)),
     Target("event-log", _event_log, ("chrysalis.attestation",)),

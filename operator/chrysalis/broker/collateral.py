@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 from chrysalis.attestation import anchor as anchors
-from chrysalis.attestation import pck_chain
+from chrysalis.attestation import collateral_file, pck_chain
 from chrysalis.attestation.anchor import INTEL_ANCHOR, TrustAnchor
 from chrysalis.attestation.collateral import MAX_COLLATERAL_BYTES, Collateral
 from chrysalis.attestation.collateral_check import check, root_of
@@ -342,7 +342,7 @@ class CollateralCache:
         try:
             stat = path.stat()
             with path.open("rb") as file:
-                collateral = Collateral.from_json(file.read(MAX_COLLATERAL_BYTES + 1))
+                collateral = collateral_file.read(file.read(MAX_COLLATERAL_BYTES + 1))
             anchor = root_of(collateral)
             ca = pck_chain.authority_of_crl(split(collateral)[DocumentKind.PCK_CRL].certificates)
             keys = self.keys(Platform(collateral.tcb.fmspc, ca), anchor)

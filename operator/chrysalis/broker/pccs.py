@@ -12,12 +12,12 @@ import json
 import re
 import ssl
 from collections.abc import Mapping, Sequence
-from json.decoder import JSONDecoder
 from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import httpx
 
+from chrysalis.attestation import exact_json
 from chrysalis.attestation.anchor import TrustAnchor
 from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocument
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
@@ -32,7 +32,6 @@ PIECE_BYTES = 64 * 1024
 TCB_INFO_CHAIN_HEADERS = ("tcb-info-issuer-chain", "sgx-tcb-info-issuer-chain")
 """The second is that of version 3, which some caches still send."""
 _HEX = re.compile(rb"\s*[0-9a-fA-F\s]+\s*")
-_SPACE = re.compile(r"[ \t\r\n]*")
 _PAGES = ("text/html", "application/xhtml", "image/", "video/", "audio/", "multipart/")
 """Content types that say by themselves that this is no collateral; PCCSs disagree about all others."""
 _C = CollateralReason
@@ -177,44 +176,13 @@ def _check_head(response: httpx.Response) -> None:
 
 
 def _signed(kind: DocumentKind, body: bytes, member: str, issuers: str) -> SignedDocument:
-    found = members(body.decode())
+    found = exact_json.members(body.decode())
     signature = json.loads(found["signature"])
     if not isinstance(signature, str):
         raise ValueError("the signature is not text")
     return SignedDocument(kind, found[member].encode(), bytes.fromhex(signature), issuers)
 
 
-def members(text: str) -> dict[str, str]:
-    """The members of a JSON object, each as the exact text of its value; raises ValueError for anything else."""
-    decoder, found = JSONDecoder(), {}
-    position = _after(text, 0, "{")
-    while True:
-        name, position = decoder.raw_decode(text, position)
-        if not isinstance(name, str) or name in found:
-            raise ValueError("a member without a name of its own")
-        position = _after(text, position, ":")
-        _, end = decoder.raw_decode(text, position)
-        found[name] = text[position:end]
-        position = _skip(text, end)
-        if text[position : position + 1] == "}":
-            if _skip(text, position + 1) != len(text):
-                raise ValueError("something follows the object")
-            return found
-        position = _after(text, position, ",")
-
-
 def binary(body: bytes) -> bytes:
     """A revocation list as DER, whether it came as that or as hex text (some PCCS paths)."""
     return bytes.fromhex(body.decode()) if _HEX.fullmatch(body) else body
-
-
-def _skip(text: str, position: int) -> int:
-    match = _SPACE.match(text, position)
-    return match.end() if match else position
-
-
-def _after(text: str, position: int, sign: str) -> int:
-    position = _skip(text, position)
-    if text[position : position + 1] != sign:
-        raise ValueError(f"{sign!r} expected at {position}")
-    return _skip(text, position + 1)

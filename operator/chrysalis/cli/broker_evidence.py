@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from chrysalis.attestation.collateral import MAX_COLLATERAL_BYTES, Collateral
+from chrysalis.attestation import collateral_file
+from chrysalis.attestation.collateral import MAX_COLLATERAL_BYTES
 from chrysalis.attestation.freshness import FreshnessMode
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.verdict import EvidenceClass, Verdict
@@ -47,7 +48,7 @@ def command(url: str, spki: bytes, policy: Path, ear_key: bytes | None, collater
 def check(url: str, spki: bytes, policy: Path, ear_key: bytes | None = None, collateral: Path | None = None) -> tuple[int, Verdict | None]:
     """Exit code and verdict: 0 accepted, 1 refused; no verdict where the broker gave no evidence (it was said why)."""
     accepts = read_policy(files.read(policy, MAX_POLICY_BYTES))
-    documents = Collateral.from_json(files.read(collateral, MAX_COLLATERAL_BYTES)) if collateral else None
+    documents = collateral_file.read(files.read(collateral, MAX_COLLATERAL_BYTES)) if collateral else None
     nonce = secrets.token_bytes(NONCE_BYTES)
     got: list[BrokerEvidence] = []
 

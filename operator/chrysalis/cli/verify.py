@@ -8,10 +8,10 @@ from pathlib import Path
 
 import click
 
-from chrysalis.attestation import eventlog_file
+from chrysalis.attestation import collateral_file, eventlog_file
 from chrysalis.attestation import quote as quotes
 from chrysalis.attestation.appraisal import appraise
-from chrysalis.attestation.collateral import MAX_COLLATERAL_BYTES, Collateral
+from chrysalis.attestation.collateral import MAX_COLLATERAL_BYTES
 from chrysalis.attestation.freshness import Freshness, FreshnessMode, Revocation
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.quote_file import MAX_REPORT_BYTES
@@ -31,7 +31,11 @@ UNREADABLE = {AttestationReason.QUOTE_UNREADABLE, AttestationReason.QUOTE_TOO_LA
 
 @click.command("verify")
 @click.argument("quote", type=click.Path(path_type=Path), required=False)
-@click.option("--collateral", type=click.Path(path_type=Path), help="Intel's collateral for the platform, QuoteCollateralV3 JSON.")
+@click.option(
+    "--collateral",
+    type=click.Path(path_type=Path),
+    help="Intel's collateral for the platform: QuoteCollateralV3 JSON, or its members as other tools keep them.",
+)
 @click.option("--policy", type=click.Path(path_type=Path), help="What to accept: an AttestationPolicy or its bare spec (YAML, JSON).")
 @click.option("--at", type=Rfc3339(), help="Judge as of this time; default: now.")
 @click.option("--root", "roots", type=click.Path(path_type=Path), multiple=True, help="Trust this root certificate instead of Intel's.")
@@ -74,7 +78,7 @@ def command(
         flaw = Reason.from_error(error)
     if collateral is None:
         raise AttestationError(AttestationReason.COLLATERAL_MISSING, "no collateral was given; without it nothing can be verified")
-    documents = Collateral.from_json(files.read(collateral, MAX_COLLATERAL_BYTES))
+    documents = collateral_file.read(files.read(collateral, MAX_COLLATERAL_BYTES))
     toml = files.read(initdata, MAX_INITDATA_BYTES) if initdata else None
     log = eventlog_file.read(files.read(event_log, eventlog_file.MAX_FILE_BYTES)) if event_log else None
     if flaw is not None:
