@@ -193,10 +193,10 @@ def test_a_policy_whose_signature_does_not_hold_names_nobody(shell: Shell) -> No
 
 
 def test_a_broker_that_is_not_reached_is_said_or_stops(shell: Shell) -> None:
-    asked = ["--check-revocation", "--broker", "https://127.0.0.1:9", "--pin", "ab" * 32]
+    asked = ["--check-revocation", "if-reachable", "--broker", "https://127.0.0.1:9", "--pin", "ab" * 32]
     told = shell.json(*asked)
     assert (told["revocation"], told["revocationDetail"].startswith("ServiceUnreachable")) == ("NotChecked", True)
-    code, _, err = shell.run("--check-revocation", "required", *asked[1:])
+    code, _, err = shell.run("--check-revocation", "required", *asked[2:])
     assert (code, "RevocationNotChecked" in err) == (1, True)
 
 

@@ -61,9 +61,7 @@ PREVIEW = 4
 @click.option(
     "--check-revocation",
     type=click.Choice(["if-reachable", "required"]),
-    is_flag=False,
-    flag_value="if-reachable",
-    help="Ask --broker whether it has revoked its result since; `required`: without an answer, stop.",
+    help="Ask --broker whether it has revoked its result since; without an answer, go on and say so, or stop.",
 )
 @click.option("--broker", "broker", help="With --check-revocation: the broker's https address.")
 @click.option("--pin", "spki", type=PIN, help=PIN_HELP)
