@@ -16,12 +16,16 @@ from cryptography.hazmat.primitives import hashes
 
 from chrysalis.api.policy import AttestationPolicySpec, SignedPolicy
 from chrysalis.broker import gpu_services
+from chrysalis.broker.main import assemble
+from chrysalis.broker.reasons import BrokerError
+from chrysalis.broker.settings import Settings
 from chrysalis.clock import ManualClock, from_unix
 from chrysalis.wire import ear
 from chrysalis.wire.broker import AttestResult, ClaimedIdentity
 from chrysalis.wire.bundle import BundleFile, canonical
 from chrysalis.wire.bundle_answers import KeysOf
 from chrysalis.wire.bundle_judgement import Expectations, Signature, judge
+from chrysalis.wire.gpu_service_settings import GpuServiceSettings
 from e2e.gpu_services.faults import Fault
 from e2e.gpu_services.nras import SimulatedNras
 from e2e.gpu_services.server import ATTEST, JWKS, OCSP, SimulatedGpuServices
@@ -159,6 +163,18 @@ def test_a_service_that_is_not_configured(
     assert reasons(answer) == ["GpuServiceNotConfigured"]
     assert named in answer.json()["remedy"]
     assert named == answer.json()["reasons"][0]["detail"]
+
+
+def test_a_file_of_authorities_that_cannot_be_read(empty: World, tmp_path: Path) -> None:
+    def gpu(ca_file: Path) -> Settings:
+        document = {"nras": {"caFile": str(ca_file)}}
+        changed = {"gpu": GpuServiceSettings.model_validate(document), "state_dir": tmp_path / "another"}
+        return empty.deps.settings.model_copy(update=changed)
+
+    with pytest.raises(BrokerError) as refused:
+        assemble(gpu(tmp_path / "missing.pem"), clock=empty.clock)
+    assert refused.value.reason == "SettingsInvalid"
+    assemble(gpu(tmp_path / "gpu-services.pem"), clock=empty.clock).store.close()  # the twin
 
 
 # What a service can do wrong: the first time, and later
