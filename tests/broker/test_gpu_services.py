@@ -249,6 +249,17 @@ def test_an_answer_that_is_none(
     accepted(attest(demanding))  # the twin: the same broker, once the service is well
 
 
+@pytest.mark.parametrize("path", [ATTEST, JWKS, OCSP])
+def test_strangers_hear_no_addresses(demanding: World, services: SimulatedGpuServices, path: str, caplog: pytest.LogCaptureFixture) -> None:
+    services.behave(Fault.REDIRECT, path)
+    answer = attest(demanding)
+    result_id = answer.json()["title"].split("result ")[1].rstrip(")")
+    shown = answer.text + demanding.reading(f"/v1/results/{result_id}").text
+    assert "GpuServiceUnavailable" in shown
+    assert services.url not in shown
+    assert services.url in str([vars(record) for record in caplog.records])  # the twin: whoever runs the broker does
+
+
 @pytest.mark.parametrize(("path", "expected"), [(ATTEST, 503), (JWKS, 200), (OCSP, 200)])
 @pytest.mark.parametrize("fault", [Fault.FAIL, Fault.HANG, Fault.GARBAGE])
 def test_a_service_that_goes_away_later(demanding: World, services: SimulatedGpuServices, path: str, fault: Fault, expected: int) -> None:

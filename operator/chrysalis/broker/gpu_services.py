@@ -25,7 +25,7 @@ from chrysalis.broker.store import Store
 from chrysalis.clock import Clock
 from chrysalis.wire.gpu import GpuAnswers, GpuDevice
 from chrysalis.wire.gpu_service_settings import GpuServiceSettings
-from chrysalis.wire.gpu_services import NrasAnswer, NrasClient, OcspClient, Pair, ask, authorities, unavailable
+from chrysalis.wire.gpu_services import NrasAnswer, NrasClient, OcspClient, Pair, Unavailable, ask, authorities, unavailable
 
 log = logging.getLogger(__name__)
 
@@ -60,14 +60,17 @@ class BrokersGpuServices:
 
         Raises GpuError: GpuServiceNotConfigured, GpuServiceUnavailable, GpuServiceRefused.
         """
-        turn = _Turn(self, owner)
-        return ask(
-            sent,
-            rules=rules,
-            nonce=nonce,
-            nras_source=turn if self._nras is not None else None,
-            ocsp_source=_OcspTurn(self, owner) if self._ocsp is not None else None,
-        )
+        try:
+            return ask(
+                sent,
+                rules=rules,
+                nonce=nonce,
+                nras_source=_Turn(self, owner) if self._nras is not None else None,
+                ocsp_source=_OcspTurn(self, owner) if self._ocsp is not None else None,
+            )
+        except Unavailable as error:  # addresses and a library's words are for whoever runs the broker
+            log.warning("GPUs cannot be judged now", extra={"event": "GpuServiceUnavailable", "detail": error.detail})
+            raise GpuError(error.reason, error.message, error.word) from error
 
     def again(self, sent: Sequence[GpuDevice], rules: GpuRules, stored: GpuAnswers | None) -> GpuAnswers | None:
         """What stored evidence is judged by: the answers that were stored with it, and what is known of the certificates by now."""
@@ -94,7 +97,6 @@ class BrokersGpuServices:
             except GpuError as error:
                 self._metrics.gpu_service_requests.labels("nras", "failed").inc()
                 if error.reason is GpuReason.GPU_SERVICE_UNAVAILABLE:
-                    log.warning("no answer of the attestation service", extra={"event": "NrasFailed", "detail": error.detail})
                     with self._lock:
                         self._failures += 1
                         rest = min(FIRST_REST_SECONDS * 2 ** min(self._failures - 1, 16), LONGEST_REST_SECONDS)

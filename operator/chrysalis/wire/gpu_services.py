@@ -111,9 +111,22 @@ def request_body(sent: Sequence[GpuDevice], nonce: bytes) -> bytes:
     return json.dumps(document).encode()
 
 
-def unavailable(service: str, detail: str) -> GpuError:
-    """GpuServiceUnavailable: the same request may succeed later."""
-    return GpuError(_R.GPU_SERVICE_UNAVAILABLE, f"{service} gave no usable answer", detail)
+class Unavailable(GpuError):
+    """GpuServiceUnavailable: the same request may succeed later.
+
+    word: what strangers may know of the cause; `detail` may hold addresses and a library's own words besides.
+    """
+
+    def __init__(self, service: str, word: str, detail: str = "") -> None:
+        super().__init__(_R.GPU_SERVICE_UNAVAILABLE, f"{service} gave no usable answer", f"{word} ({detail})" if detail else word)
+        self.word = word
+
+
+def unavailable(service: str, cause: str | HttpFault | GpuError) -> Unavailable:
+    """Why there is no answer."""
+    if isinstance(cause, HttpFault):
+        return Unavailable(service, f"{cause.fault}: {cause.message}", cause.detail)
+    return Unavailable(service, cause if isinstance(cause, str) else f"{cause.reason}: {cause.message}")
 
 
 class NrasClient:
@@ -142,7 +155,7 @@ class NrasClient:
         except HttpFault as fault:
             if fault.fault is Fault.REFUSED:
                 raise GpuError(_R.GPU_SERVICE_REFUSED, "the service refuses to judge this evidence", str(fault)) from fault
-            raise unavailable("NVIDIA's attestation service", str(fault)) from fault
+            raise unavailable("NVIDIA's attestation service", fault) from fault
         if not body:
             raise unavailable("NVIDIA's attestation service", "its answer is empty")
         text = body.decode(errors="replace")
@@ -159,15 +172,17 @@ class NrasClient:
         with self._lock:
             now = self._clock.monotonic()
             fresh = self._fetched_at is not None and now - self._fetched_at < FRESH_SECONDS
-            failure = "the last fetch failed a moment ago"
+            failure: str | HttpFault | GpuError = "the last fetch failed a moment ago"
             if not (fresh and wanted <= self._ids) and (self._tried_at is None or now - self._tried_at >= RETRY_SECONDS):
                 self._tried_at = now
                 try:
                     text = fetch(Request(self._settings.keys_url), self._documents, self._transport).decode()
                     self._ids = frozenset(nras.read_keys(text))
                     self._keys, self._fetched_at = text, now
-                except (HttpFault, ValueError, GpuError) as error:
-                    failure = str(error)
+                except (HttpFault, GpuError) as error:
+                    failure = error
+                except ValueError:
+                    failure = "it is no text"
             if self._fetched_at is None or now - self._fetched_at >= STALE_SECONDS:
                 raise unavailable("the key set of NVIDIA's attestation service", failure)
             return self._keys
@@ -178,7 +193,7 @@ class NrasClient:
                 text = file.read(MAX_KEY_SET_CHARACTERS).decode()
             nras.read_keys(text)
         except (OSError, ValueError, GpuError) as error:
-            raise unavailable("the pinned key set (jwksFile)", f"{type(error).__name__}: {error}") from error
+            raise Unavailable("the pinned key set (jwksFile)", "it cannot be read", f"{type(error).__name__}: {error}"[:512]) from error
         return text
 
 
@@ -215,14 +230,14 @@ class OcspClient:
 
     def _proved(self, body: bytes | HttpFault, certificate: x509.Certificate, issuer: x509.Certificate, nonce: bytes) -> bytes | GpuError:
         if isinstance(body, HttpFault):
-            return unavailable("the OCSP responder", str(body))
+            return unavailable("the OCSP responder", body)
         try:
             [answer] = ocsp.read([body])
             answer.check(certificate, issuer, self._clock.now(), nonce if self._settings.nonce else None)
         except GpuError as error:
             if error.reason is _R.GPU_CERTIFICATE_REVOKED:
                 return body
-            return unavailable("the OCSP responder", f"{error.reason}: {error.message}")
+            return unavailable("the OCSP responder", error)
         return body
 
 
