@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import tarfile
@@ -24,6 +25,7 @@ from chrysalis.cli import keys as cli_keys
 from chrysalis.clock import unix
 from chrysalis.receipts import jws
 from chrysalis.sealing import hpke
+from chrysalis.wire.broker import ReleaseRequest
 
 World = Any
 
@@ -91,14 +93,15 @@ def test_a_restored_broker_goes_on(used: World, tmp_path: Path, where: str) -> N
     assert deps.keys.nonce_key == used.deps.keys.nonce_key
     assert (settings.state_dir / "ear.key").exists() == (where == "Files")
     log = list(deps.store.audit_log())
-    assert audit.verify(log) == made.audit_seq + 1
-    assert log[-1].event == "StateRestored"
-    from chrysalis.wire.broker import ReleaseRequest
-
-    wrapped = deps.results.release("acme", ReleaseRequest(result_id=result))
-    info = hpke.model_key_info("acme", "sha256:" + "1" * 64, result)
-    import base64
-
+    assert audit.verify(log) == len(log)
+    assert [record.event for record in log[made.audit_seq :]] == ["StateRestored", "ResultRevoked", "ResultRevoked", "ResultRevoked"]
+    request = ReleaseRequest(result_id=result)
+    assert reason(lambda: deps.results.release("acme", request)) == "ResultRevoked"
+    # A worker attests again, at the restored broker, and gets its key.
+    nonce, _ = deps.nonces.make()
+    fresh = deps.attestor.attest(domain.evidence(nonce.hex()))
+    wrapped = deps.results.release("acme", ReleaseRequest(result_id=fresh.result_id))
+    info = hpke.model_key_info("acme", "sha256:" + "1" * 64, fresh.result_id)
     assert hpke.unwrap(domain.hpke, base64.b64decode(wrapped.wrapped), info).decode() == used.acme.identity
     again = used.attest(domain).json()["resultId"]  # the old broker's later work is not in the backup
     assert deps.store.result(again) is None
@@ -310,8 +313,6 @@ def test_brokers_run_meanwhile_under_both_keys(used: World, root: bytes, tmp_pat
         }
     )
     deps = assemble(settings, clock=used.clock, fetcher=used.pccs)
-    from chrysalis.wire.broker import ReleaseRequest
-
     result = used.attest(used.domain(used.acme)).json()["resultId"]
     deps.results.release("acme", ReleaseRequest(result_id=result))
     rotation.rotate(deps.store.database, secret_keys.keyring(settings, used.clock), unix(used.clock.now()))
@@ -370,5 +371,5 @@ def test_ocsp_answers_are_not_brought_back(used: World, tmp_path: Path) -> None:
     load(used, path, settings)
     restored = assemble(settings, clock=used.clock).store
     assert restored.ocsp_rows([digest]) == {}  # a good answer may be of before a revocation
-    assert restored.key("acme") is not None
+    assert restored.key(used.acme.public.hex(), "acme") is not None
     restored.close()

@@ -11,8 +11,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chrysalis.broker.callers import Callers, KubernetesReviewer
+from chrysalis.broker.kubernetes_settings import KubernetesSettings
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.settings import KubernetesSettings
 from chrysalis.broker.tenants import Tenant, Tenants
 from chrysalis.clock import ManualClock
 from chrysalis.wire import owner_token

@@ -18,8 +18,11 @@ from typing import Any, TypeVar
 import pytest
 import uvicorn
 
-from chrysalis.broker import anchors, health, settings
+from chrysalis.broker import health, settings
 from chrysalis.broker import main as broker_main
+from chrysalis.broker.anchor_keeper import Keeper
+from chrysalis.broker.anchor_places import FilePlace
+from chrysalis.broker.anchors import Anchor
 from chrysalis.broker.health import PlainServer
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.clock import ManualClock
@@ -172,7 +175,8 @@ def test_a_restart_keeps_the_pin_and_clients_come_back(world: World, running: Ru
 def test_a_broker_whose_anchor_does_not_follow_is_not_ready(world: World, tmp_path: Path) -> None:
     folder = tmp_path / "anchor"
     folder.mkdir()
-    keeper = anchors.Keeper(world.deps.store.database, anchors.FileAnchor(folder / "state.json"), 600)
+    anchor = Anchor(FilePlace(folder / "state.json"), world.deps.keys.ear_key)
+    keeper = Keeper(world.deps.store.database, anchor, 10, world.clock)
     health, _ = broker_main.plain_paths(world.deps, keeper)
     world.clock.advance(1)
     world.deps.beat.at = world.deps.clock.monotonic()
@@ -183,6 +187,8 @@ def test_a_broker_whose_anchor_does_not_follow_is_not_ready(world: World, tmp_pa
     folder.rmdir()  # the volume is gone
     assert world.put_policy(world.acme, version=2).status_code == 201
     keeper.follow()
+    assert health["/readyz"]()[0] == 200, "a moment refuses nobody"
+    world.clock.advance(5)
     assert health["/readyz"]() == (503, "text/plain", b"the anchor does not follow the database\n")
     folder.mkdir()
     keeper.follow()

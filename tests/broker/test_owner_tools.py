@@ -307,3 +307,25 @@ def make_publisher(world: Any, tools: Tools) -> Callable[[], Path]:
         return tools.key("publisher.key", key)
 
     return make
+
+
+def test_recalls_are_fetched_checked_and_judged_by(tools: Tools, fetched: Path) -> None:
+    ear_key = tools.world.deps.keys.ear_public.hex()
+    code, told = tools.json("keys", "recalls", *tools.at, "--ear-key", ear_key)
+    assert (code, told["keys"]) == (0, [])
+    judged = ("verify", "--bundle", fetched, "--ear-key", ear_key, "--owner", tools.world.acme.public.hex())
+    assert tools(*judged) == 0, tools.said
+    tools.world.deps.ear_keys.recall(reason="stolen")
+    out = tools.folder / "recalls"
+    code, told = tools.json("keys", "recalls", *tools.at, "--ear-key", ear_key, "--out", out)
+    assert (code, len(told["keys"])) == (0, 1)
+    assert tools(*judged) == 0, "the bundle is older than the recall"
+    assert tools(*judged, "--recalls", out) == 1
+    assert "KeyRecalled" in tools.said
+    out.write_text("x.y.z")
+    assert tools(*judged, "--recalls", out) == 1
+    assert "RecallsInvalid" in tools.said
+    assert tools(*judged, "--recalls", tools.folder / "none") == 2
+    assert tools("keys", "recalls", *tools.at, "--ear-key", "11" * 32) == 2
+    assert "RecallsInvalid" in tools.error
+    assert tools("verify", fetched, "--recalls", out) == 2, "it belongs to --bundle"

@@ -52,7 +52,10 @@ def test_key_records_from_before_belong_to_their_owners(database_url: str) -> No
     engine = create_engine(database_url)
     record = '{"keyId": "%s", "modelDigest": "sha256:%s"}'
     with engine.begin() as db:
-        db.execute(text("DROP TABLE key_records"))
+        for table in ("key_records", "recalled_keys", "version_floors", "audit_checkpoints"):
+            db.execute(text(f"DROP TABLE {table}"))
+        db.execute(text("DROP INDEX ix_audit_anchored"))
+        db.execute(text("DELETE FROM counters WHERE name IN ('nonces', 'anchored')"))
         db.execute(text("UPDATE alembic_version SET version_num = '0002'"))
         columns = "owner VARCHAR(64), version BIGINT, payload_sha256 VARCHAR(64), record TEXT, key_since BIGINT, updated_at BIGINT"
         binary = "BYTEA" if engine.dialect.name == "postgresql" else "BLOB"

@@ -49,6 +49,7 @@ SHARED = {
     "putReferenceValues": "publishers are the broker's, not a tenant's",
     "referenceValues": "public",
     "keySet": "public",
+    "recalls": "public",
     "brokerEvidence": "public",
     "ready": "public",
     "openapi": "public",

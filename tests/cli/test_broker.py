@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def test_a_restored_older_state_is_accepted_explicitly(run: Run, broker: Broker,
     assert run("broker", "accept-rollback", "--config", new)[0] == 2, "a reason is asked for"
     code, out, _ = run("broker", "accept-rollback", "--config", new, "--reason", "the disk is lost", "-o", "json")
     assert code == 0
-    assert any("minilm has version 1; version 2" in line for line in json.loads(out)["accepted"])
+    assert any("/minilm has version 1; version 2" in line for line in json.loads(out)["accepted"])
     broker.start(new)
     assert json.loads(run("broker", "accept-rollback", "--config", new, "--reason", "x", "-o", "json")[1])["accepted"] == []
 
@@ -134,6 +135,38 @@ def test_rotate_root(run: Run, broker: Broker, tmp_path: Path) -> None:
     assert (code, json.loads(out)["sealed_again"], json.loads(out)["left"]) == (0, 1, 0)
     assert "0 values sealed again" in run("broker", "rotate-root", "--config", both)[1]
     broker.start(without)
+
+
+def test_recall_ear_key(run: Run, broker: Broker) -> None:
+    first = json.loads(run("broker", "rotate-ear-key", "--config", broker.config, "-o", "json")[1])["kid"]
+    assert run("broker", "recall-ear-key", "--config", broker.config)[0] == 2, "a reason is asked for"
+    recall = ("broker", "recall-ear-key", "--config", broker.config, "--reason", "stolen")
+    code, out, _ = run(*recall, "-o", "json")
+    assert (code, json.loads(out)) == (0, {"outcome": "Done", "kids": [first], "ended": 0})
+    assert "nothing was changed" in run(*recall, "--kid", first)[1]
+    assert len(json.loads(run(*recall, "--all", "-o", "json")[1])["kids"]) == 3  # the old one, the one that signs, the next
+    assert run(*recall, "--all", "--kid", first)[0] == 2
+    assert run(*recall, "--kid", "short")[0] == 2
+
+
+def test_audit_verify(run: Run, broker: Broker) -> None:
+    code, out, _ = run("broker", "audit-verify", "--config", broker.config, "-o", "json")
+    assert (code, json.loads(out)["seq"]) == (0, 2)  # the anchor begins; the key
+    with sqlite3.connect(broker.folder / "state" / "broker.db") as db:
+        db.execute("DROP TRIGGER audit_no_update")
+        db.execute("UPDATE audit SET document = '{}' WHERE seq = 1")
+    code, out, _ = run("broker", "audit-verify", "--config", broker.config, "-o", "json")
+    assert (code, json.loads(out)["reason"]) == (1, "AuditBroken")
+
+
+def test_a_lost_anchor_is_accepted(run: Run, broker: Broker) -> None:
+    (broker.folder / "elsewhere" / "anchor.json").write_text("x")
+    accept = ("broker", "accept-rollback", "--config", broker.config, "--reason", "the volume is lost", "-o", "json")
+    with pytest.raises(BrokerError, match="AnchorInvalid"):
+        broker.start()
+    assert len(json.loads(run(*accept)[1])["accepted"]) == 1
+    broker.start()
+    assert json.loads(run(*accept)[1])["accepted"] == []
 
 
 def test_rotate_ear_key(run: Run, broker: Broker) -> None:
@@ -155,6 +188,8 @@ def test_a_configuration_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
         ["backup", tmp_path / "b"],
         ["rotate-root"],
         ["rotate-ear-key"],
+        ["recall-ear-key", "--reason", "r"],
+        ["audit-verify"],
         ["accept-rollback", "--reason", "r"],
         ["restore", tmp_path],
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Callable
 from datetime import timedelta
@@ -18,9 +19,11 @@ from pydantic import BaseModel
 from chrysalis.api import initdata as initdata_form
 from chrysalis.api.initdata import mrconfigid
 from chrysalis.api.policy import AttestationPolicySpec, SignedPolicy
+from chrysalis.client import revocation
 from chrysalis.client.blocking import BlockingClient
 from chrysalis.client.ear_mode import PolicyPin, verify_by_ear
 from chrysalis.client.reasons import ClientError
+from chrysalis.client.revocation import RevocationCheck, recalls_of
 from chrysalis.client.session import Client
 from chrysalis.client.verification import bind
 from chrysalis.client.verified import BY_THE_BROKER, FROM_A_RESULT, VerifiedWorker
@@ -29,7 +32,8 @@ from chrysalis.wire import dsse, ear_keys
 from chrysalis.wire.broker import PAYLOAD_POLICY
 from chrysalis.wire.ear import Appraisal, Confirmation, Ear, EarGpus, EarResult
 from chrysalis.wire.ear_keys import Algorithm, CertifiedKey
-from chrysalis.wire.reasons import WireError
+from chrysalis.wire.reasons import WireError, WireReason
+from chrysalis.wire.recalls import RecalledKey, RecallList, open_list
 from tests.client.conftest import Worker
 
 OTHER = Ed25519PrivateKey.generate()
@@ -216,6 +220,67 @@ def test_keys_that_the_pinned_one_certifies(serve: Callable[..., Any]) -> None:
         with pytest.raises(WireError) as refused, client(served) as made:
             made.connect()
         assert refused.value.reason == reason
+
+
+def listing(worker: Worker, *kids: str) -> str:
+    now = unix(worker.now)
+    return RecallList(iat=now, keys=[RecalledKey(kid=kid, recalled_at=now) for kid in kids]).sign(worker.ear)
+
+
+def test_a_key_that_the_clients_list_recalls(serve: Callable[..., Any]) -> None:
+    served = serve()
+    worker = served.worker
+    key = certified(worker, worker.ear)
+    worker.bends = {"result_key": lambda _: key}
+    for kid, reason in (("A" * 43, ""), (key.kid, "KeyRecalled")):
+        made = client(served, recalls=open_list(listing(worker, kid), raw(worker.ear)))
+        if not reason:
+            with made:
+                assert made.connect().ear is not None
+            continue
+        with pytest.raises(WireError) as refused, made:
+            made.connect()
+        assert (refused.value.reason, worker.requests) == (reason, [])
+    with pytest.raises(ValueError, match="mode ear"):
+        Client(served.endpoint, policy=worker.policy(), recalls=open_list(listing(worker), raw(worker.ear)))
+
+
+def test_the_brokers_list_is_asked_for_where_the_broker_is_asked_at_all(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers: list[str | WireError] = []
+
+    class Asked:
+        """A broker that is asked for nothing but its list."""
+
+        def __init__(self, *_: object, **__: object) -> None: ...
+
+        async def __aenter__(self) -> Asked:
+            return self
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+        async def recalls(self) -> str:
+            answer = answers.pop(0)
+            if isinstance(answer, WireError):
+                raise answer
+            return answer
+
+    monkeypatch.setattr(revocation, "BrokerClient", Asked)
+
+    def ask(answer: str | WireError, required: bool) -> RecallList | None:
+        answers.append(answer)
+        check = RevocationCheck(url="https://b", spki_sha256="00" * 32, required=required)
+        return asyncio.run(recalls_of(check, raw(worker.ear), worker.now))
+
+    found = ask(listing(worker, "A" * 43), True)
+    assert found is not None
+    assert found.kids == {"A" * 43}
+    away = WireError(WireReason.SERVICE_UNREACHABLE, "away", "wait")
+    stale = RecallList(iat=unix(worker.now) - 7200, keys=[]).sign(worker.ear)
+    for answer in (away, "x.y.z", RecallList(iat=unix(worker.now), keys=[]).sign(OTHER), stale):
+        assert ask(answer, False) is None
+        with pytest.raises(ClientError) as refused:
+            ask(answer, True)
+        assert refused.value.reason == "RevocationNotChecked"
 
 
 def judged(worker: Worker, bends: dict[str, Any] | None = None, **changes: Any) -> VerifiedWorker:

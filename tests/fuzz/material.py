@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -121,3 +122,16 @@ class Material:
 
 
 MATERIAL = Material()
+
+
+class Held:
+    """An anchor's place that holds an input."""
+
+    def __init__(self, content: bytes | None = None) -> None:
+        self.content = content
+
+    def read(self) -> bytes | None:
+        return self.content
+
+    def update(self, change: Callable[[bytes | None], bytes | None]) -> None:
+        self.content = change(self.content)

@@ -278,6 +278,23 @@ def _ear() -> Built:
     return lambda data: ear.verify(_text(data), MATERIAL.owner_public, AT), [token.encode() for token in seeds]
 
 
+def _recalls() -> Built:
+    from chrysalis.wire.recalls import RecalledKey, RecallList, open_list
+    from tests.fuzz.material import MATERIAL
+
+    seed = RecallList(iat=1, keys=[RecalledKey(kid="A" * 43, recalled_at=1)]).sign(MATERIAL.owner)
+    return lambda data: open_list(_text(data), MATERIAL.owner_public), [seed.encode()]
+
+
+def _anchor() -> Built:
+    from chrysalis.broker.anchors import Anchor, State
+    from tests.fuzz.material import MATERIAL, Held
+
+    place = Held()
+    Anchor(place, MATERIAL.owner).advance(State(audit_seq=1, audit_hash="00" * 32, policies={"o/p": 2}))
+    return lambda data: Anchor(Held(data), MATERIAL.owner).read(), [place.content or b""]
+
+
 def _archive() -> Built:
     from chrysalis.sealing import archive
 
@@ -553,6 +570,8 @@ TARGETS = (
     Target("envelope", _envelope, ("chrysalis.wire",)),
     Target("tokens", _tokens, ("chrysalis.receipts", "chrysalis.wire")),
     Target("ear", _ear, ("chrysalis.wire", "jwt")),
+    Target("recalls", _recalls, ("chrysalis.wire", "chrysalis.receipts")),
+    Target("anchor", _anchor, ("chrysalis.broker.anchors", "chrysalis.receipts")),
     Target("archive", _archive, ("chrysalis.sealing",)),
     Target("package", _package, ("chrysalis.sealing",)),
     Target("receipts", _receipts, ("chrysalis.receipts",)),

@@ -74,6 +74,8 @@ def test_lint(helm: str) -> None:
         ([f"image={IMAGE}", "broker.owners={}"], "owners"),
         ([f"image={IMAGE}", "broker.tenants[0].owners={}"], "name"),
         ([f"image={IMAGE}", "broker.placement=InTD"], "placement"),
+        ([f"image={IMAGE}", "broker.anchor.name=chrysalis-broker"], "name"),
+        ([f"image={IMAGE}", "broker.anchor.maxStalenessSeconds=0"], "maxStalenessSeconds"),
         ([f"image={IMAGE}", "broker.replicas=2"], "replicas"),
         ([f"image={IMAGE}", "broker.replicas=2", DATABASE], "rootKeySecret"),
         ([f"image={IMAGE}", DATABASE], "rootKeySecret"),
@@ -155,6 +157,26 @@ def test_nvidias_services_are_asked_where_they_are_named(helm: str) -> None:
     assert run(helm, f"image={IMAGE}", "broker.gpu.nras.url=http://nras.example").returncode != 0  # TLS alone says who answers
 
 
+def test_the_anchor_is_a_config_map_that_only_the_broker_writes(helm: str) -> None:
+    found = rendered(helm)
+    broker = BrokerSettings.model_validate(yaml.safe_load(of_kind(found, "ConfigMap")["chrysalis-broker"]["data"]["broker.yaml"]))
+    assert broker.anchor is not None
+    assert broker.anchor.config_map is not None
+    name = broker.anchor.config_map.name
+    assert (broker.anchor.config_map.namespace, broker.anchor.max_staleness_seconds) == ("chrysalis-system", 10)
+    assert not {"data", "binaryData"} & set(of_kind(found, "ConfigMap")[name]), "an upgrade would set it back"
+    only = {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [name], "verbs": ["get", "update"]}
+    assert of_kind(found, "Role")[name]["rules"] == [only]
+    assert of_kind(found, "RoleBinding")[name]["subjects"] == [
+        {"kind": "ServiceAccount", "name": "chrysalis-broker", "namespace": "chrysalis-system"}
+    ]
+    off = rendered(helm, "broker.anchor.enabled=false")
+    settings = yaml.safe_load(of_kind(off, "ConfigMap")["chrysalis-broker"]["data"]["broker.yaml"])
+    assert "anchor" not in settings
+    assert name not in of_kind(off, "ConfigMap")
+    assert name not in of_kind(off, "Role")
+
+
 def test_replicas_of_the_broker_share_a_database(helm: str) -> None:
     shared = (DATABASE, "broker.replicas=2", "broker.rootKeySecret=root", "broker.database.passwordSecret=password")
     found = rendered(helm, *shared)
@@ -191,6 +213,8 @@ def test_more_settings_of_the_broker_and_their_files(helm: str) -> None:
     broker = BrokerSettings.model_validate(yaml.safe_load(of_kind(found, "ConfigMap")["chrysalis-broker"]["data"]["broker.yaml"]))
     assert broker.anchor is not None
     assert str(broker.anchor.file) == "/var/lib/chrysalis-anchor/state.json"
+    assert broker.anchor.config_map is None
+    assert "chrysalis-broker-anchor" not in of_kind(found, "ConfigMap")
     assert broker.ear_keys.algorithm == "ES256"
     assert broker.reference_publishers == ["ab" * 32]
     pod = of_kind(found, "Deployment")["chrysalis-broker"]["spec"]["template"]["spec"]

@@ -27,6 +27,7 @@ from chrysalis.receipts.objects import ClientList, ListedClient, ReceiptKeyCerti
 from chrysalis.sealing import hpke
 from chrysalis.wire.broker import AttestResult, Challenge, Evidence, Problem, WrappedKey
 from chrysalis.wire.ear import Appraisal, Confirmation, Ear, EarResult, VerifierId
+from chrysalis.wire.ear_keys import CertifiedKey
 from chrysalis.wire.reasons import Refused
 from chrysalis_worker import keys
 from chrysalis_worker.evidence import RawEvidence
@@ -78,6 +79,8 @@ class FakeBroker:
     life: int = 600
     refusals: list[Problem] = field(default_factory=list)
     edit_ear: Callable[[Ear], Ear] = lambda ear: ear
+    signer: CertifiedKey | None = None  # below the EAR key
+    recalls: str = ""
     edit_certificate: Callable[[ReceiptKeyCertificate], ReceiptKeyCertificate] = lambda certificate: certificate
     attested: list[Evidence] = field(default_factory=list)
 
@@ -124,7 +127,7 @@ class FakeBroker:
         )
         return AttestResult(
             result_id=result_id,
-            ear=self.edit_ear(ear).sign(self.ear_key),
+            ear=self.edit_ear(ear).sign(self.signer or self.ear_key),
             receipt_certificate=self.edit_certificate(certificate).sign(self.ear_key),
             evidence_class="Simulated",
             tcb_status="UpToDate",
@@ -134,6 +137,7 @@ class FakeBroker:
             policy_version=1,
             placement=Placement.DEVELOPMENT,
             collateral="{}",
+            recalls=self.recalls,
         )
 
     async def release(self, key_id: str, result_id: str) -> WrappedKey:

@@ -12,7 +12,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from chrysalis.api.worker import Isolation
+from chrysalis.clock import unix
 from chrysalis.errors import ChrysalisError
+from chrysalis.wire.ear_keys import CertifiedKey
+from chrysalis.wire.recalls import RecalledKey, RecallList
 from chrysalis_worker import keys, podinfo
 from chrysalis_worker.reasons import WorkerError
 
@@ -87,6 +90,24 @@ def test_one_thing_is_wrong(make_world: Any, change: Callable[[Any], None], expe
         asyncio.run(world.attester.attest())
     assert caught.value.reason == expected
     assert caught.value.remedy
+
+
+@pytest.mark.parametrize("recalled", ["another", "the signer", "forged"])
+def test_a_result_that_a_recalled_key_signed_is_not_taken(make_world: Any, recalled: str) -> None:
+    world = make_world()
+    now = unix(world.clock.now())
+    times = {"not_before": now, "signs_until": now + 900, "verifies_until": now + 1800}
+    signer = world.broker.signer = CertifiedKey.issue(Ed25519PrivateKey.generate(), world.broker.ear_key, **times)
+    kid = signer.kid if recalled == "the signer" else "A" * 43
+    anchor = Ed25519PrivateKey.generate() if recalled == "forged" else world.broker.ear_key
+    world.broker.recalls = RecallList(iat=now, keys=[RecalledKey(kid=kid, recalled_at=now)]).sign(anchor)
+    if recalled == "another":
+        assert asyncio.run(world.attester.attest()).result.recalls
+        return
+    with pytest.raises(WorkerError) as caught:
+        asyncio.run(world.attester.attest())
+    assert caught.value.reason == "ResultInvalid"
+    assert ("KeyRecalled" if recalled == "the signer" else "RecallsInvalid") in caught.value.message
 
 
 def test_the_result_ends_by_the_monotonic_clock_whatever_the_host_says_the_time_is(make_world: Any) -> None:

@@ -11,6 +11,7 @@ from chrysalis.receipts.reasons import ReceiptError
 from chrysalis.wire import ear
 from chrysalis.wire.broker import AttestResult, Evidence
 from chrysalis.wire.reasons import WireError
+from chrysalis.wire.recalls import open_list
 from chrysalis_worker.reasons import WorkerError, WorkerReason
 
 
@@ -21,7 +22,8 @@ def check(result: AttestResult, *, identity: MeasuredIdentity, evidence: Evidenc
     """
     ear_key = bytes.fromhex(identity.broker.ear_key)
     try:
-        token = ear.verify(result.ear, ear_key, now)
+        recalls = open_list(result.recalls, ear_key) if result.recalls else None
+        token = ear.verify(result.ear, ear_key, now, recalls)
     except WireError as error:
         raise _invalid(str(error), error.detail) from error
     expected = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from fastapi import FastAPI, Request, Response
@@ -68,15 +68,17 @@ def _handle_errors(app: FastAPI) -> None:
 
 
 async def _housekeeping(deps: Deps) -> None:
-    """Trim old results and refresh collateral, while the loop proves that it runs."""
+    """Trim old results, refresh collateral and verify the audit log's new records, while the loop proves that it runs."""
     while True:
         deps.beat.at = deps.clock.monotonic()
         before = unix(deps.clock.now()) - deps.settings.result_retention_seconds
-        for task in (partial(deps.store.trim, before), deps.collateral.refresh):
+        tasks: tuple[Callable[[], object], ...] = (partial(deps.store.trim, before), deps.collateral.refresh, deps.audit_check.verify)
+        for task in tasks:
             try:
                 await run_in_threadpool(task)
             except Exception as error:  # the one must not keep the other from its work
-                log.error("housekeeping failed", extra={"event": "HousekeepingFailed", "error": type(error).__name__})
+                reason = error.reason if isinstance(error, BrokerError) else ""
+                log.error("housekeeping failed", extra={"event": "HousekeepingFailed", "reason": reason, "error": type(error).__name__})
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
 
 

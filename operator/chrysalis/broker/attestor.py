@@ -111,7 +111,7 @@ class Attestor:
     def _attest(self, evidence: Evidence, nonce_expires_at: int, inputs: Inputs) -> AttestResult:
         for _ in range(ATTEMPTS):
             case = self._judge.judge(evidence, self._clock.now(), inputs=inputs)  # 2
-            view, answer = self._decide(case)
+            view, answer = self._decide(case, inputs.shared)
             if self._keep(case, view, nonce_expires_at, inputs.shared):  # 3
                 if answer is None:
                     raise EvidenceRefused(view.result_id, case.reasons)
@@ -119,11 +119,11 @@ class Attestor:
             inputs = self._store.inputs()
         raise BrokerError(BrokerReason.BUSY, "the policy or its inputs change faster than evidence is judged", "try again in a second")
 
-    def _decide(self, case: Case) -> tuple[ResultView, AttestResult | None]:
+    def _decide(self, case: Case, shared: int) -> tuple[ResultView, AttestResult | None]:
         """The result as it is stored and, where it is accepted, the answer to the worker."""
         if not case.reasons:
             try:
-                return self._accepted(case)
+                return self._accepted(case, shared)
             except ValidationError as error:
                 case.refuse_for(
                     InitdataError(
@@ -135,7 +135,7 @@ class Attestor:
                 )
         return self._view(case, uuid7(self._clock.now())), None
 
-    def _accepted(self, case: Case) -> tuple[ResultView, AttestResult]:
+    def _accepted(self, case: Case, shared: int) -> tuple[ResultView, AttestResult]:
         """Sign what was accepted; raises ValidationError when the measured identity is not in the form of receipts."""
         evidence, verdict, collateral = case.evidence, case.verdict, case.collateral
         if (
@@ -177,7 +177,7 @@ class Attestor:
             keys=evidence.keys,
             result=result,
         )
-        signer = self._ear_keys.signer(unix(case.at), unix(end.at))
+        signer = self._ear_keys.signer(unix(case.at), unix(end.at), shared)
         ear = claims.sign(signer)
         self._signed.remember(ear, Opened(claims, signer.certificate if isinstance(signer, CertifiedKey) else None))
         certificate = ReceiptKeyCertificate(
@@ -204,6 +204,7 @@ class Attestor:
             policy_version=result.policy_version,
             placement=self._placement,
             collateral=collateral.to_json(),
+            recalls=self._ear_keys.recalls() if self._ear_keys.recalled() else "",
         )
 
     def _view(self, case: Case, result_id: str) -> ResultView:

@@ -31,10 +31,12 @@ class AuditEvent(StrEnum):
     RELEASE_REFUSED = "ReleaseRefused"
     RESULT_REVOKED = "ResultRevoked"
     EAR_KEY_ROTATED = "EarKeyRotated"
+    EAR_KEY_RECALLED = "EarKeyRecalled"
     ROOT_ROTATED = "RootRotated"
     STATE_RESTORED = "StateRestored"
     ROLLBACK_ACCEPTED = "RollbackAccepted"
     ANCHOR_STARTED = "AnchorStarted"
+    ANCHOR_FORGOTTEN = "AnchorForgotten"
 
 
 @dataclass(frozen=True)
@@ -55,19 +57,31 @@ def link(seq: int, at: int, event: str, document: dict[str, Any], previous: str)
 
 
 def verify(records: Iterable[AuditRecord]) -> int:
-    """Check a whole log in order of seq; returns how many records it has.  Raises BrokerError (AuditBroken)."""
-    previous, count = GENESIS, 0
+    """Check a whole log in order of seq, in constant memory; returns how many records it has.  Raises BrokerError (AuditBroken)."""
+    return follow(records, 0, GENESIS)[0]
+
+
+def follow(records: Iterable[AuditRecord], seq: int, previous: str) -> tuple[int, str]:
+    """Check the records after number `seq`, whose hash is `previous`; returns number and hash of the last one.
+
+    Raises BrokerError (AuditBroken).
+    """
     for record in records:
-        count += 1
-        expected = _hash(count, record.at, record.event, record.document, previous)
-        if (record.seq, record.previous, record.hash) != (count, previous, expected):
-            raise BrokerError(
-                BrokerReason.AUDIT_BROKEN,
-                f"the audit log was changed at or before record {record.seq}",
-                "compare the database with a backup; find out who could write to it",
-            )
+        seq += 1
+        expected = _hash(seq, record.at, record.event, record.document, previous)
+        if (record.seq, record.previous, record.hash) != (seq, previous, expected):
+            raise broken(record.seq)
         previous = record.hash
-    return count
+    return seq, previous
+
+
+def broken(seq: int) -> BrokerError:
+    """The refusal of a log that was changed."""
+    return BrokerError(
+        BrokerReason.AUDIT_BROKEN,
+        f"the audit log was changed at or before record {seq}",
+        "compare the database with a backup; find out who could write to it",
+    )
 
 
 def _hash(seq: int, at: int, event: str, document: dict[str, Any], previous: str) -> str:

@@ -33,9 +33,9 @@ HEAD = (
 class AuditRoom(Room):
     """Reading the audit log."""
 
-    def audit_log(self) -> Iterator[AuditRecord]:
-        """Every record in order, read in pages: a log of years does not have to fit into memory."""
-        last = 0
+    def audit_log(self, after: int = 0) -> Iterator[AuditRecord]:
+        """Every record above a number in order, read in pages: a log of years does not have to fit into memory."""
+        last = after
         while page := self.audit_page(last, PAGE):
             yield from page
             last = page[-1].seq
@@ -71,6 +71,14 @@ def record(before: tuple[int, str], at: int, kind: AuditEvent, document: dict[st
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     members = {"seq": seq + 1, "at": at, "event": made.event, "document": text, "previous": previous, "hash": made.hash}
     return {f"audit_{name}": value for name, value in members.items()}
+
+
+def hash_of(db: Connection, seq: int) -> str | None:
+    """The hash of one record; None where there is none of this number."""
+    if seq == 0:
+        return audit.GENESIS
+    found: str | None = db.execute(select(audit_table.c.hash).where(audit_table.c.seq == seq)).scalar_one_or_none()
+    return found
 
 
 def append(db: Connection, at: int, kind: AuditEvent, *documents: dict[str, Any]) -> None:

@@ -23,11 +23,12 @@ from pydantic import Field, ValidationError
 from sqlalchemy import BigInteger, Connection, Integer, LargeBinary, Table, func, insert, select, text
 
 from chrysalis.api.base import Hex32, Model
-from chrysalis.broker import audit, audit_store, state_keys, tables
+from chrysalis.broker import audit, audit_store, fresh_start, state_keys, tables
 from chrysalis.broker.audit import AuditEvent
 from chrysalis.broker.database import POSTGRESQL, Database
 from chrysalis.broker.encryption import KeyEncryption
 from chrysalis.broker.reasons import BrokerError, BrokerReason
+from chrysalis.broker.rooms import Counter, counted
 from chrysalis.broker.state_keys import StateKeys
 from chrysalis.clock import Clock, unix
 from chrysalis.receipts import jws
@@ -42,8 +43,8 @@ MAX_MANIFEST_BYTES = 256 * 1024
 ROWS = 200
 """Rows that are written or read at once."""
 LEFT_OUT = frozenset({"spent_nonces", "ocsp_answers"})
-"""Nonces live for minutes; a restore takes longer than their life, and the nonce key of a restored broker may be new.  OCSP answers
-are asked for again: a good one in a backup may be of before a revocation."""
+"""A restore chooses the key of challenges anew, so that none from before counts (chrysalis.broker.fresh_start).  OCSP answers are asked
+for again: a good one in a backup may be of before a revocation."""
 WITH_FIRST_ROWS = frozenset({"counters"})
 """Their rows are made with the tables; a restore replaces them."""
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -59,6 +60,7 @@ class Manifest(Model):
     rows: Annotated[dict[str, int], Field(max_length=64)]
     audit_seq: int
     audit_hash: Hex32
+    anchored: bool = False  # whether an anchor followed the database
 
 
 def write(path: Path, *, database: Database, keys: StateKeys, encryption: KeyEncryption, clock: Clock) -> Manifest:
@@ -106,7 +108,8 @@ def restore(
     """Fill an empty database and state directory from a backup; all of it or nothing.
 
     shared: the broker's own keys stay in the database (stateKeys: Database), else they become files of the directory.  The restore
-    stands in the audit log.  Raises BrokerError: BackupInvalid, StateNotEmpty, StateUnusable where the root key does not open it.
+    stands in the audit log, and nothing from before counts any more (chrysalis.broker.fresh_start).
+    Raises BrokerError: BackupInvalid, StateNotEmpty, StateUnusable where the root key does not open it.
     """
     manifest = read(path, anchor)
     with _opened(path) as archive:
@@ -131,8 +134,11 @@ def restore(
             db.execute(insert(tables.state_keys), rows)
         if audit_store.head(db) != (manifest.audit_seq, manifest.audit_hash):
             raise _invalid(path, "its audit log does not end where the manifest says")
+        if manifest.anchored and not counted(db, Counter.ANCHORED):
+            raise _invalid(path, "its database has no mark of the anchor that the manifest names")
         document = {"createdAt": manifest.created_at, "auditSeq": manifest.audit_seq, "manifest": manifest.members[STATE]}
         audit_store.append(db, now, AuditEvent.STATE_RESTORED, document)
+        fresh_start.begin(db, now, "the broker was restored from a backup")
 
     # The keys first: over a full database without them a start would make others; over them alone the restore is run again.
     made = [] if shared else [directory / name for name in material if not (directory / name).exists()]
@@ -169,6 +175,7 @@ def _write(file: BinaryIO, beside: Path, database: Database, keys: StateKeys, en
         folder = Path(spool)
         with database.snapshot() as db:
             seq, head = audit_store.head(db)
+            anchored = counted(db, Counter.ANCHORED) > 0
             for table in _tables():
                 name = f"{table.name}.jsonl"
                 counts[table.name] = _dump(db, table, folder / name)
@@ -177,7 +184,13 @@ def _write(file: BinaryIO, beside: Path, database: Database, keys: StateKeys, en
             with io.BytesIO(piece) if isinstance(piece, bytes) else piece.open("rb") as source:
                 members[name] = hashlib.file_digest(source, "sha256").hexdigest()
         manifest = Manifest(
-            created_at=unix(clock.now()), anchor=keys.ear_public.hex(), members=members, rows=counts, audit_seq=seq, audit_hash=head
+            created_at=unix(clock.now()),
+            anchor=keys.ear_public.hex(),
+            members=members,
+            rows=counts,
+            audit_seq=seq,
+            audit_hash=head,
+            anchored=anchored,
         )
         token = jws.sign(TYP, manifest.to_json_dict(), keys.ear_key).encode()
         with tarfile.open(fileobj=file, mode="w") as archive:

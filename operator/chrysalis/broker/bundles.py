@@ -6,6 +6,7 @@ from datetime import datetime
 
 from chrysalis.api.policy import Envelope
 from chrysalis.broker.callers import Caller
+from chrysalis.broker.ear_keys import EarKeys
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.release import Results
 from chrysalis.broker.state_keys import StateKeys
@@ -19,10 +20,11 @@ from chrysalis.wire.bundle import Bundle, BundleBroker, BundlePolicy, BundleResu
 class Bundles:
     """Makes bundles out of the evidence store.  Thread-safe."""
 
-    def __init__(self, *, store: Store, results: Results, keys: StateKeys, clock: Clock) -> None:
+    def __init__(self, *, store: Store, results: Results, keys: StateKeys, ear_keys: EarKeys, clock: Clock) -> None:
         self._store = store
         self._results = results
         self._keys = keys
+        self._ear_keys = ear_keys
         self._clock = clock
 
     def of(self, caller: Caller, result_id: str) -> bytes:
@@ -63,4 +65,5 @@ class Bundles:
             broker=BundleBroker(
                 placement=view.placement, spki_sha256=self._keys.tls_spki_sha256.hex(), ear_key=self._keys.ear_public.hex()
             ),
+            recalls=self._ear_keys.recalls(),
         )

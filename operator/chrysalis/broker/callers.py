@@ -24,9 +24,9 @@ from chrysalis.api.names import AUDIENCE_BROKER
 from chrysalis.broker import oidc
 from chrysalis.broker.certificates import ClientCertificates
 from chrysalis.broker.exchange import exchange
+from chrysalis.broker.kubernetes_settings import KubernetesSettings
 from chrysalis.broker.oidc import OidcVerifier
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.settings import KubernetesSettings
 from chrysalis.broker.tenants import Role, Tenant, Tenants
 from chrysalis.clock import Clock
 from chrysalis.receipts.reasons import ReceiptError

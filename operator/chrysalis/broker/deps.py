@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 from anyio import CapacityLimiter
 
+from chrysalis.broker.anchors import State
 from chrysalis.broker.attestor import Attestor
+from chrysalis.broker.audit_check import AuditCheck
 from chrysalis.broker.callers import Callers
 from chrysalis.broker.certificates import ClientCertificates
 from chrysalis.broker.collateral import CollateralCache
@@ -59,6 +61,9 @@ class Deps:
     reappraiser: Reappraiser
     simulation: Simulation
     metrics: Metrics
+    audit_check: AuditCheck
+    noted: State | None
+    """What the anchor held when the broker had started; None without an anchor."""
     checks: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CHECKS))
     limits: Limits = field(init=False)
     beat: Heartbeat = field(default_factory=Heartbeat)

@@ -5,12 +5,14 @@
 
 There is always a key that signs and, in the key set, the one that comes after it, so that readers know it before it signs.  Keys are
 shared by replicas through the database, sealed.  A result that would outlive its key is signed by the anchor itself.
+A key that was stolen is recalled: the anchor says so in a list (chrysalis.wire.recalls), and what it signed ends.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -19,17 +21,19 @@ from pydantic import Field
 from sqlalchemy import Connection, delete, select, update
 
 from chrysalis.api.base import Model
-from chrysalis.broker import audit_store
+from chrysalis.broker import audit_store, fresh_start, recalls_store
 from chrysalis.broker.audit import AuditEvent
 from chrysalis.broker.database import Database
 from chrysalis.broker.encryption import KeyEncryption
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.rooms import insert_new
+from chrysalis.broker.rooms import Counter, counted, insert_new, mark
 from chrysalis.broker.tables import ear_keys
 from chrysalis.clock import Clock, unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.wire import ear_keys as form
 from chrysalis.wire.ear_keys import Algorithm, CertifiedKey
+from chrysalis.wire.reasons import WireReason
+from chrysalis.wire.recalls import RecalledKey, RecallList
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +66,14 @@ class Row:
     verifies_until: int
 
 
+@dataclass(frozen=True)
+class Recalled:
+    """What a recall did: the keys that were not recalled before, and how many living results ended."""
+
+    kids: list[str]
+    ended: int
+
+
 class EarKeys:
     """One broker's signing keys.  Thread-safe."""
 
@@ -79,6 +91,8 @@ class EarKeys:
         self._rows: list[Row] = []
         self._opened: dict[str, CertifiedKey] = {}  # by certificate
         self._read_at: float | None = None
+        self._shared = -1  # what `Counter.SHARED` was when they were read
+        self._recalled: list[RecalledKey] = []
 
     def check(self) -> None:
         """Refuse to go on with an anchor that did not certify the stored keys: a state directory that was lost, or is another broker's.
@@ -98,12 +112,14 @@ class EarKeys:
                 error.detail,
             ) from error
 
-    def signer(self, issued_at: int, expires_at: int) -> Ed25519PrivateKey | CertifiedKey:
+    def signer(self, issued_at: int, expires_at: int, shared: int = -1) -> Ed25519PrivateKey | CertifiedKey:
         """What signs a result of this life (Unix seconds); the anchor where no certified key fits.
 
+        shared: what the result rests on (Basis.shared).  A recall changes that number, so what a replica has read before is read
+        again, and no result that a recalled key has signed is stored.
         Raises BrokerError (KeyServiceUnavailable, StateUnusable) and SQLAlchemyError when no key was ever read.
         """
-        self._refresh()
+        self._refresh(shared)
         with self._lock:
             for row in self._rows:
                 if row.not_before <= issued_at < row.signs_until and expires_at <= row.verifies_until:
@@ -116,6 +132,57 @@ class EarKeys:
         with self._lock:
             now = unix(self._clock.now())
             return form.key_set(self._anchor_public, [row.certificate for row in self._rows if now < row.verifies_until])
+
+    def recalls(self) -> str:
+        """The list of recalled keys, signed now by the anchor (chrysalis.wire.recalls)."""
+        self._refresh()
+        with self._lock:
+            found = list(self._recalled)
+        return RecallList(iat=unix(self._clock.now()), keys=found).sign(self._anchor)
+
+    def recalled(self) -> frozenset[str]:
+        """Thumbprints of the recalled keys."""
+        self._refresh()
+        with self._lock:
+            return frozenset(key.kid for key in self._recalled)
+
+    def recall(self, kids: Sequence[str] = (), *, every: bool = False, reason: str = "") -> Recalled:
+        """Recall keys, by default the one that signs now: what they signed counts no more, and they sign nothing from now on.
+
+        every: all that the database holds, the next one too.  The living results that they signed end in the same transaction.
+        Raises BrokerError (StateUnusable) where nothing is there to recall, SettingsInvalid for the anchor itself.
+        """
+        now = unix(self._clock.now())
+        with self._database.reading() as db:
+            rows = _rows(db)
+        if every:
+            kids = [row.kid for row in rows]
+        elif not kids:
+            kids = [row.kid for row in rows if row.not_before <= now < row.signs_until]
+        if not kids:
+            raise BrokerError(BrokerReason.STATE_UNUSABLE, "no key signs now", "name the key with --kid, as a result's header shows it")
+        if form.Jwk.of(self._anchor.public_key()).kid in kids:
+            raise BrokerError(
+                BrokerReason.SETTINGS_INVALID,
+                "the pinned key itself cannot be recalled: its own word is all that a recall is",
+                "set up a new broker, and let workers pin its keys",
+            )
+
+        def change(db: Connection) -> Recalled:
+            new = recalls_store.put(db, kids, now, reason)
+            if not new:
+                return Recalled([], 0)
+            mark(db, Counter.SHARED)
+            message = "the key that signed this result was recalled; attest again"
+            ended = fresh_start.end_living(db, now, WireReason.KEY_RECALLED, message, by="recall", signed_by=frozenset(new))
+            audit_store.append(db, now, AuditEvent.EAR_KEY_RECALLED, {"kids": new, "ended": ended, "reason": reason[:256]})
+            return Recalled(new, ended)
+
+        done = self._database.transact(change)
+        self.maintain()
+        with self._lock:
+            self._read_at = None
+        return done
 
     def maintain(self) -> None:
         """Forget keys whose time is over, and see that one signs now and one comes after it.  Any replica may, at any time."""
@@ -175,37 +242,49 @@ class EarKeys:
             self._read_at = None
         return ahead.kid
 
-    def _refresh(self) -> None:
+    def _refresh(self, shared: int = -1) -> None:
         """Read the keys again where that is due; one thread does, and the others go on with what was read before."""
-        if self._fresh() or not self._reading.acquire(blocking=not self._rows):
+        behind = shared not in (-1, self._shared)
+        if (self._fresh() and not behind) or not self._reading.acquire(blocking=behind or not self._rows):
             return
         try:
-            if not self._fresh():
-                self._read()
+            behind = shared not in (-1, self._shared)
+            if behind or not self._fresh():
+                self._read(needed=behind)
         finally:
             self._reading.release()
 
     def _fresh(self) -> bool:
         return self._read_at is not None and self._clock.monotonic() - self._read_at < REFRESH_SECONDS
 
-    def _read(self) -> None:
-        """Make the keys that are wanting, which may ask a slow key service, and read all of them."""
-        now = self._clock.monotonic()
+    def _read(self, needed: bool) -> None:
+        """Make the keys that are wanting, which may ask a slow key service, and read all of them.
+
+        needed: what was read before does not do, so failing to read is not passed over.
+        """
+        now, problem = self._clock.monotonic(), None
         try:
             self.maintain()
+        except Exception as error:  # whatever the driver or the key service raises
+            problem = error
+        try:
             with self._database.reading() as db:
-                rows = _rows(db)
+                shared = counted(db, Counter.SHARED)  # first: what changes after it is noticed
+                rows, recalled = _rows(db), recalls_store.read(db)
         except Exception as error:
-            # Whatever the driver or the key service raises: what was read before is good for as long as it says.
-            if self._read_at is None and not self._rows:
+            if needed or self._read_at is None:
                 raise
-            log.warning("signing keys not read again", extra={"event": "EarKeysStale", "error": type(error).__name__})
-            self._read_at = now
-            return
-        known = {row.certificate for row in rows}
-        with self._lock:
-            self._rows, self._read_at = rows, now
-            self._opened = {certificate: key for certificate, key in self._opened.items() if certificate in known}
+            problem = error
+        else:
+            if problem is not None and not rows and self._read_at is None:
+                raise problem
+            known = {row.certificate for row in rows}
+            with self._lock:
+                self._rows, self._recalled, self._shared = rows, recalled, shared
+                self._opened = {certificate: key for certificate, key in self._opened.items() if certificate in known}
+        self._read_at = now
+        if problem is not None:  # what was read before is good for as long as it says
+            log.warning("signing keys not read again", extra={"event": "EarKeysStale", "error": type(problem).__name__})
 
     def _missing(self, rows: list[Row], now: int) -> tuple[int, int] | None:
         """The window of the key that has to be made, or None: one that covers now, then one that follows the last."""

@@ -10,6 +10,14 @@ import httpx
 from chrysalis.clock import Clock
 
 
+class StatusError(ValueError):
+    """The service answered with a status that is no success."""
+
+    def __init__(self, url: str, status: int) -> None:
+        super().__init__(f"{url} answered {status}")
+        self.status = status
+
+
 def exchange(
     http: httpx.Client,
     method: str,
@@ -23,14 +31,14 @@ def exchange(
 ) -> bytes:
     """The body of a successful answer.
 
-    Raises ValueError for another status, more than max_bytes, or an answer that takes longer than `seconds` as a whole (a
+    Raises ValueError for another status (StatusError), more than max_bytes, or an answer that takes longer than `seconds` as a whole (a
     client's own timeouts are for each read, so a peer that drips could hold a thread for hours); httpx.HTTPError otherwise.
     """
     deadline = clock.monotonic() + seconds
     body = bytearray()
     with http.stream(method, url, json=json, headers=headers, follow_redirects=False, timeout=seconds) as response:
         if not response.is_success:
-            raise ValueError(f"{url} answered {response.status_code}")
+            raise StatusError(url, response.status_code)
         for piece in response.iter_bytes(chunk_size=None):
             body += piece
             if len(body) > max_bytes:

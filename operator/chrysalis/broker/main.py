@@ -12,9 +12,12 @@ from pathlib import Path
 import uvicorn
 from prometheus_client import generate_latest
 
-from chrysalis.broker import anchors, audit, database_settings, logs, secret_keys, settings
+from chrysalis.broker import anchors, database_settings, fresh_start, logs, secret_keys, settings
+from chrysalis.broker.anchor_keeper import Keeper
+from chrysalis.broker.anchors import State
 from chrysalis.broker.app import HOUSEKEEPING_SECONDS, create_app
 from chrysalis.broker.attestor import Attestor
+from chrysalis.broker.audit_check import AuditCheck
 from chrysalis.broker.callers import Callers, KubernetesReviewer, TokenReviewer
 from chrysalis.broker.certificates import ClientCertificates
 from chrysalis.broker.collateral import CollateralCache
@@ -37,8 +40,10 @@ from chrysalis.broker.server import MAX_HEADER_BYTES, TlsServer
 from chrysalis.broker.settings import Settings
 from chrysalis.broker.signed_results import SignedResults
 from chrysalis.broker.simulation import Simulation
+from chrysalis.broker.state_keys import StateKeys
 from chrysalis.broker.store import Store
 from chrysalis.broker.tenants import Tenants
+from chrysalis.broker.version_floors import Floors
 from chrysalis.clock import Clock, SystemClock, unix
 
 log = logging.getLogger(__name__)
@@ -64,11 +69,11 @@ def assemble(
     secret_keys.prepare(configuration)
     store = Store(database_settings.url_of(configuration.database, configuration.state_dir))
     keys, encryption = secret_keys.open_all(configuration, store.database, clock)
-    audit.verify(store.audit_log())
-    if configuration.anchor is not None:
-        anchors.check(store.database, anchors.of(configuration.anchor), unix(clock.now()))
     ear_keys = EarKeys(database=store.database, anchor=keys.ear_key, encryption=encryption, settings=configuration.ear_keys, clock=clock)
     ear_keys.check()
+    audit_check = AuditCheck(store.database, keys.ear_key)
+    noted = _check_history(configuration, store, keys, audit_check, clock)
+    floors = Floors.of(store.database)
     metrics = Metrics()
     tenants = Tenants(configuration.tenants)
     certificates = ClientCertificates(tenants.all, clock)
@@ -78,8 +83,8 @@ def assemble(
         reviewer = KubernetesReviewer(configuration.kubernetes, clock)
     collateral = CollateralCache(store=store, fetcher=fetcher, update_channel=configuration.collateral.update, clock=clock, metrics=metrics)
     collateral.preload(configuration.collateral.preload)
-    records = OwnersRecords(store=store, tenants=tenants, encryption=encryption, clock=clock)
-    references = References(store=store, publishers=configuration.publisher_keys, clock=clock)
+    records = OwnersRecords(store=store, tenants=tenants, encryption=encryption, clock=clock, floors=floors)
+    references = References(store=store, publishers=configuration.publisher_keys, clock=clock, floors=floors)
     gpu_services = _gpu_services(configuration, store, clock, metrics)
     judge = Judge(
         store=store,
@@ -93,7 +98,8 @@ def assemble(
     own_evidence = OwnEvidence(configuration.own_evidence, keys=keys, collateral=collateral, clock=clock)
     own_evidence.check()
     signed = SignedResults()
-    nonces = Nonces(keys.nonce_key, clock, configuration.nonce_seconds)
+    with store.database.reading() as db:
+        nonces = Nonces(fresh_start.nonce_key(db, keys.nonce_key), clock, configuration.nonce_seconds)
     return Deps(
         settings=configuration,
         clock=clock,
@@ -114,7 +120,15 @@ def assemble(
             tenants=tenants,
         ),
         results=Results(
-            store=store, judge=judge, records=records, encryption=encryption, keys=keys, signed=signed, clock=clock, metrics=metrics
+            store=store,
+            judge=judge,
+            records=records,
+            encryption=encryption,
+            keys=keys,
+            signed=signed,
+            clock=clock,
+            metrics=metrics,
+            recalled=ear_keys.recalled,
         ),
         records=records,
         references=references,
@@ -134,6 +148,8 @@ def assemble(
         reappraiser=Reappraiser(store=store, judge=judge, clock=clock, metrics=metrics),
         simulation=Simulation(store=store, judge=judge, clock=clock),
         metrics=metrics,
+        audit_check=audit_check,
+        noted=noted,
     )
 
 
@@ -144,6 +160,19 @@ def _gpu_services(configuration: Settings, store: Store, clock: Clock, metrics: 
         raise BrokerError(
             BrokerReason.SETTINGS_INVALID, "gpu names a caFile that cannot be read", "give certificates in PEM", str(error)
         ) from error
+
+
+def _check_history(configuration: Settings, store: Store, keys: StateKeys, audit_check: AuditCheck, clock: Clock) -> State | None:
+    """Refuse a database that is older than the anchor says, or whose audit log was changed; returns what the anchor holds by now."""
+    anchor = anchors.of(configuration, keys.ear_key, clock)
+    noted = anchors.check(store.database, anchor)
+    if noted is not None:
+        audit_check.verify((noted.audit_seq, noted.audit_hash))
+    elif anchor is not None:
+        audit_check.verify_whole()  # that no anchor was there before is the log's word: who took it out of there has broken it
+    else:
+        audit_check.verify()
+    return None if anchor is None else anchors.begin(store.database, anchor, unix(clock.now()))
 
 
 def tls_server(deps: Deps) -> TlsServer:
@@ -170,7 +199,7 @@ def tls_server(deps: Deps) -> TlsServer:
     return TlsServer(config, deps.settings.limits, deps.clock, deps.limits.proven)
 
 
-def plain_paths(deps: Deps, keeper: anchors.Keeper | None = None) -> tuple[dict[str, Check], dict[str, Check]]:
+def plain_paths(deps: Deps, keeper: Keeper | None = None) -> tuple[dict[str, Check], dict[str, Check]]:
     """The paths of the health port and of the metrics port; without an anchor that follows, a broker is not ready."""
 
     def healthz() -> tuple[int, str, bytes]:
@@ -186,7 +215,9 @@ def plain_paths(deps: Deps, keeper: anchors.Keeper | None = None) -> tuple[dict[
         except Exception as error:  # the driver has many classes for a database that does not answer
             log.error("not ready", extra={"event": "NotReady", "error": type(error).__name__})
             return 503, "text/plain", b"the database does not answer\n"
-        if keeper is not None and keeper.failure is not None:
+        if deps.audit_check.failure is not None:
+            return 503, "text/plain", b"the audit log was changed\n"
+        if keeper is not None and keeper.stale:
             return 503, "text/plain", b"the anchor does not follow the database\n"
         return 200, "text/plain", b"ok\n"
 
@@ -216,12 +247,13 @@ def main(argv: list[str] | None = None) -> int:
         # uvicorn handles both while it serves and raises them again afterwards; the process shall end by itself then.
         signal.signal(number, lambda _number, _frame: None)
     keeper, server_of_tls = None, tls_server(deps)
-    if (anchor := deps.settings.anchor) is not None:
+    if (anchor := anchors.of(deps.settings, deps.keys.ear_key, deps.clock)) is not None and deps.settings.anchor is not None:
 
         def end() -> None:
             server_of_tls.should_exit = True  # the next start says why it refuses
 
-        keeper = anchors.Keeper(deps.store.database, anchors.of(anchor), anchor.max_staleness_seconds, end)
+        staleness = deps.settings.anchor.max_staleness_seconds
+        keeper = Keeper(deps.store.database, anchor, staleness, deps.clock, end, deps.noted)
         keeper.start()
     health, metrics = plain_paths(deps, keeper)
     plain = [

@@ -19,7 +19,7 @@ from pydantic.json_schema import models_json_schema
 from chrysalis.api.base import Model
 from chrysalis.api.policy import Envelope, SignedPolicy
 from chrysalis.broker.messages import JSON, PROBLEM
-from chrysalis.wire import broker, broker_evidence, broker_views, bundle, changes, reference
+from chrysalis.wire import broker, broker_evidence, broker_views, bundle, changes, recalls, reference
 
 FILE = "broker.openapi.json"
 EVENTS = "text/event-stream"
@@ -203,6 +203,14 @@ OPERATIONS: tuple[Operation, ...] = (
         {200: reference.ReferenceList},
     ),
     Operation("GET", "/.well-known/jwks.json", "keySet", "The keys that sign results (RFC 7517).", {200: KEY_SET}, problems=(503,)),
+    Operation(
+        "GET",
+        "/.well-known/ear-recalls",
+        "recalls",
+        "Which keys that signed results are recalled: a compact JWS of the pinned key.",
+        {200: recalls.Recalls},
+        problems=(503,),
+    ),
     Operation(
         "GET",
         "/.well-known/attestation",

@@ -72,7 +72,10 @@ class BrokerReason(StrEnum):
     KEY_SERVICE_UNAVAILABLE = "KeyServiceUnavailable"
     KEY_CHANGED = "KeyChanged"
     STATE_ROLLED_BACK = "StateRolledBack"
+    VERSION_LOST = "VersionLost"
     ANCHOR_UNUSABLE = "AnchorUnusable"
+    ANCHOR_MISSING = "AnchorMissing"
+    ANCHOR_INVALID = "AnchorInvalid"
     BACKUP_INVALID = "BackupInvalid"
     STATE_NOT_EMPTY = "StateNotEmpty"
 

@@ -17,6 +17,7 @@ from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.store import Store, StoredKey, StoredPolicy
 from chrysalis.broker.tenants import Tenants
+from chrysalis.broker.version_floors import Floors, Kind
 from chrysalis.clock import Clock, unix
 from chrysalis.sealing import package
 from chrysalis.sealing.reasons import SealingError
@@ -40,12 +41,13 @@ def key_context(key_id: str, owner: str, record: str) -> bytes:
 class OwnersRecords:
     """Takes owners' signed documents and finds them again."""
 
-    def __init__(self, *, store: Store, tenants: Tenants, encryption: KeyEncryption, clock: Clock) -> None:
+    def __init__(self, *, store: Store, tenants: Tenants, encryption: KeyEncryption, clock: Clock, floors: Floors | None = None) -> None:
         self._store = store
         self._tenants = tenants
         self._owners = tenants.owner_keys
         self._encryption = encryption
         self._clock = clock
+        self._floors = floors or Floors()
 
     def put_key(self, key_id: str, envelope: Envelope) -> bool:
         """Store a key record; False when exactly this one is stored.
@@ -69,6 +71,7 @@ class OwnersRecords:
         except SealingError as error:
             raise BrokerError(BrokerReason.KEY_MALFORMED, error.message, error.remedy) from error
         owner = verified.public_key.hex()
+        self._floors.check_new(Kind.KEY_RECORD, owner, key_id, record.version)
         secret = record.key.strip().encode()
         terms = record.model_copy(update={"key": "", "owner_public_key": owner}).model_dump_json(by_alias=True)
         stored = StoredKey(
@@ -101,13 +104,14 @@ class OwnersRecords:
             payload=verified.payload.decode(),
             envelope=envelope.model_dump_json(by_alias=True),
         )
+        self._floors.check_new(Kind.POLICY, stored.owner, name, stored.version)
         return self._store.put_policy(stored, unix(self._clock.now()), self._allowance(stored.owner))  # 3
 
     def record(self, stored: StoredKey) -> KeyRecord:
         """The key record's signed members; `key` is empty.
 
-        Raises BrokerError (OwnerNotAllowed) when its owner is no tenant's any more: taking an owner out of the settings ends
-        what was stored under its key.
+        Raises BrokerError: VersionLost where a rollback has lost a newer version; OwnerNotAllowed when its owner is no tenant's any
+        more: taking an owner out of the settings ends what was stored under its key.
         """
         if self._tenants.of(stored.owner) is None:
             raise BrokerError(
@@ -115,16 +119,20 @@ class OwnersRecords:
                 f"the owner of the key {stored.key_id} is not any tenant's",
                 "list the owner's key among a tenant's in the broker's settings",
             )
+        self._floors.check_use(Kind.KEY_RECORD, stored.owner, stored.key_id, stored.version)
         return _record(stored.record)
 
     def policy_of(self, record: KeyRecord, records: int | None = None) -> SignedPolicy | None:
         """The policy that the record's owner bound the key to, in its current version; None when there is none.
 
         records: `Inputs.records` as read a moment ago, where it was.
-        Raises BrokerError (StateUnusable) when what is stored is not what that owner signed.
+        Raises BrokerError: StateUnusable when what is stored is not what that owner signed, VersionLost as `record` does.
         """
         stored = self._store.policy(record.owner_public_key, record.policy_name, records)
-        return None if stored is None else _policy(stored)
+        if stored is None:
+            return None
+        self._floors.check_use(Kind.POLICY, stored.owner, stored.name, stored.version)
+        return _policy(stored)
 
     def _allowance(self, owner: str) -> Allowance | None:
         tenant = self._tenants.of(owner)

@@ -16,6 +16,7 @@ from chrysalis.attestation.verdict import Verdict
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.reference_store import StoredReference
 from chrysalis.broker.store import Store
+from chrysalis.broker.version_floors import Floors, Kind
 from chrysalis.clock import Clock, rfc3339, unix
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import NamedReason
@@ -26,10 +27,11 @@ from chrysalis.wire.reference import PAYLOAD_REFERENCE_VALUES, ReferenceList
 class References:
     """The newest documents of the publishers that the settings name.  Thread-safe."""
 
-    def __init__(self, *, store: Store, publishers: Collection[bytes], clock: Clock) -> None:
+    def __init__(self, *, store: Store, publishers: Collection[bytes], clock: Clock, floors: Floors | None = None) -> None:
         self._store = store
         self._publishers = {key.hex() for key in publishers}
         self._clock = clock
+        self._floors = floors or Floors()
         self._lock = threading.Lock()
         self._read: dict[tuple[str, int], ReferenceValues] = {}
 
@@ -62,6 +64,7 @@ class References:
                 str(error)[:1024],
             ) from error
         stored = StoredReference(verified.public_key.hex(), values.version, payload, envelope.model_dump_json(by_alias=True))
+        self._floors.check_new(Kind.REFERENCE_VALUES, stored.publisher, "", stored.version)
         return self._store.put_reference(stored, unix(self._clock.now()))  # 3, 4
 
     def published(self) -> ReferenceList:
@@ -70,7 +73,10 @@ class References:
         return ReferenceList(documents=[Envelope.model_validate_json(stored.envelope) for stored in found if stored is not None])
 
     def reasons(self, toml: bytes, initdata: Initdata, verdict: Verdict) -> list[NamedReason]:
-        """Why evidence that measures this is refused: what a publisher has withdrawn of it."""
+        """Why evidence that measures this is refused: what a publisher has withdrawn of it.
+
+        Raises BrokerError (VersionLost) where a rollback has lost a publisher's newer document: what that withdrew is not known.
+        """
         documents = self._documents()
         if not documents:
             return []
@@ -94,7 +100,10 @@ class References:
         if not self._publishers:
             return []
         found = []
-        for publisher, version in self._store.reference_versions().items():
+        versions = self._store.reference_versions()
+        for publisher in self._publishers:
+            self._floors.check_use(Kind.REFERENCE_VALUES, publisher, "", versions.get(publisher, 0))
+        for publisher, version in versions.items():
             if publisher not in self._publishers:
                 continue
             with self._lock:

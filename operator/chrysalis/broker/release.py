@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from chrysalis.broker.callers import Caller
 from chrysalis.broker.encryption import KeyEncryption
@@ -45,7 +45,9 @@ class Results:
         signed: SignedResults,
         clock: Clock,
         metrics: Metrics,
+        recalled: Callable[[], Collection[str]] = frozenset,
     ) -> None:
+        """recalled: thumbprints of the signing keys that are recalled by now."""
         self._store = store
         self._judge = judge
         self._records = records
@@ -54,6 +56,7 @@ class Results:
         self._signed = signed
         self._clock = clock
         self._metrics = metrics
+        self._recalled = recalled
 
     def release(self, key_id: str, request: ReleaseRequest) -> WrappedKey:
         """The model key for the domain that a result attests.
@@ -230,7 +233,7 @@ class Results:
             raise BrokerError(BrokerReason.RESULT_EXPIRED, "the result has expired", ATTEST_AGAIN)
         if result.revoked_at is not None:
             raise _revoked(f"{result.revoked_reason}: {result.revoked_message}")
-        token = self._signed.open(_view(result).ear, self._keys.ear_public, self._clock.now())
+        token = self._signed.open(_view(result).ear, self._keys.ear_public, self._clock.now(), self._recalled())
         if (token.jti, token.result.key_id, token.result.policy_owner) != (result.result_id, stored.key_id, stored.owner):
             # The columns beside the token chose the row; who may write to the database chooses them.
             raise BrokerError(BrokerReason.RESULT_FOR_ANOTHER_KEY, "the result's token is of another result or key", ATTEST_AGAIN)

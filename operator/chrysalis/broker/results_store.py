@@ -6,12 +6,14 @@ of a result takes the next number of the change sequence; a result's `seq` is th
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
+import jwt
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, func, insert, select, update
 
 from chrysalis.attestation.gpu.reasons import GpuReason
@@ -242,7 +244,7 @@ class ResultsRoom(Room):
             if basis is not None and basis.holder is not None:
                 superseded = gpu_store.claim(db, result.result_id, basis.gpus, basis.holder, now)
                 if superseded:
-                    _revoke(db, [_superseded(one, result) for one in superseded], now)
+                    end(db, [_superseded(one, result) for one in superseded], now)
             return Kept.STORED
 
         return self.database.transact(write)
@@ -401,7 +403,7 @@ class ResultsRoom(Room):
 
     def revoke(self, revocations: Sequence[Revocation], now: int) -> int:
         """Revoke results, each once; releases and renewals under them end here.  Returns how many were not revoked before."""
-        return self.database.transact(lambda db: _revoke(db, revocations, now))
+        return self.database.transact(lambda db: end(db, revocations, now))
 
     def revoke_batch(
         self, sweep: Sweep, holder: str, revocations: Sequence[Revocation], *, cursor: int, held_until: int, now: int
@@ -414,7 +416,7 @@ class ResultsRoom(Room):
         def write(db: Connection) -> int | None:
             if not reappraisal_store.advance(db, sweep, holder, cursor, held_until):
                 return None
-            return _revoke(db, revocations, now)
+            return end(db, revocations, now)
 
         return self.database.transact(write)
 
@@ -479,7 +481,8 @@ def _count_release(db: Connection, result_id: str, key_id: str, key_version: int
     return False
 
 
-def _revoke(db: Connection, revocations: Sequence[Revocation], now: int) -> int:
+def end(db: Connection, revocations: Sequence[Revocation], now: int) -> int:
+    """Revoke results in a writing transaction, each once and audited; returns how many were not revoked before."""
     documents: list[dict[str, Any]] = []
     first = count(db, Counter.CHANGES, len(revocations)) - len(revocations) + 1
     for number, revocation in enumerate(revocations, first):  # a number that is not used does no harm
@@ -488,6 +491,14 @@ def _revoke(db: Connection, revocations: Sequence[Revocation], now: int) -> int:
             documents.append(revocation.document)
     audit_store.append(db, now, AuditEvent.RESULT_REVOKED, *documents)
     return len(documents)
+
+
+def signer_of(document: str) -> str:
+    """The kid of the key that signed a stored result, without checking anything; empty where there is none."""
+    try:
+        return str(jwt.get_unverified_header(json.loads(document)["ear"])["kid"])
+    except (ValueError, LookupError, TypeError, RecursionError, jwt.PyJWTError):
+        return ""
 
 
 def _superseded(result_id: str, by: StoredResult) -> Revocation:

@@ -20,12 +20,14 @@ MARK_STEP = 1 << 32
 
 
 class Counter(StrEnum):
-    """The rows of `counters`; each only grows."""
+    """The rows of `counters`.  The first four only grow."""
 
     CHANGES = "changes"  # of results
     INPUTS = "inputs"  # requests to judge stored evidence again
     SHARED = "shared"  # a mark of those requests that concern everybody's
     RECORDS = "records"  # a mark of the changes of key records and policies
+    NONCES = "nonces"  # chosen anew at each restore and accepted rollback: challenges from before are no more this broker's
+    ANCHORED = "anchored"  # 1 as long as an anchor follows this database
 
 
 class Inputs(NamedTuple):
@@ -77,6 +79,11 @@ def mark(db: Connection, counter: Counter) -> int:
 def counted(db: Connection, counter: Counter) -> int:
     """A counter's value."""
     return _number(_COUNTED.row(db, {"counter": counter.value}))
+
+
+def put_counter(db: Connection, counter: Counter, value: int) -> None:
+    """Set a counter that does not only grow."""
+    db.execute(update(counters).where(counters.c.name == counter.value).values(value=value))
 
 
 def insert_new(db: Connection, table: Table, values: dict[str, Any]) -> bool:

@@ -8,37 +8,25 @@ from typing import Annotated, Literal, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from chrysalis.api.base import Hex32, HttpUrl, Model
+from chrysalis.api.base import Hex32, Model
 from chrysalis.api.names import PORT_BROKER, PORT_HEALTH, PORT_METRICS
 from chrysalis.api.policy import Placement
-from chrysalis.broker.anchors import AnchorSettings
+from chrysalis.broker.anchor_settings import AnchorSettings
 from chrysalis.broker.collateral_settings import CollateralSettings
 from chrysalis.broker.database_settings import DatabaseSettings
 from chrysalis.broker.ear_keys import EarKeySettings
 from chrysalis.broker.encryption_settings import KeyEncryptionSettings
+from chrysalis.broker.kubernetes_settings import KubernetesSettings
 from chrysalis.broker.limits import LimitSettings
 from chrysalis.broker.oidc import OidcProvider
 from chrysalis.broker.own_evidence_settings import OwnEvidenceSettings
 from chrysalis.broker.reasons import BrokerError, BrokerReason
-from chrysalis.broker.tenants import ServiceAccount, TenantList, Tenants
+from chrysalis.broker.tenants import TenantList, Tenants
 from chrysalis.wire.gpu_service_settings import GpuServiceSettings
 
 MAX_FILE_BYTES = 256 * 1024
 Port = Annotated[int, Field(ge=0, le=65535)]
 """0 lets the system choose; for tests."""
-
-
-class KubernetesSettings(Model):
-    """How ServiceAccount tokens are checked (TokenReview); absent outside a cluster: then only owners read results.
-
-    url, caFile, tokenFile: the API server, its authority, and the broker's own token (the defaults are those of a pod).
-    serviceAccounts: who may read every tenant's results (the operator's own), as "NAMESPACE:NAME"; empty: nobody.
-    """
-
-    url: HttpUrl = "https://kubernetes.default.svc"
-    ca_file: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount/ca.crt")
-    token_file: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount/token")
-    service_accounts: Annotated[list[ServiceAccount], Field(max_length=64)] = []
 
 
 class Settings(Model):
@@ -59,7 +47,8 @@ class Settings(Model):
     stateKeys: Files, the broker's own keys lie in stateDir; Database, sealed in the database, shared by replicas (then the root key
     must come from rootKeyFile or keyEncryption).
     earKeys: how the keys that sign results rotate (chrysalis.broker.ear_keys).
-    anchor: where the newest state is noted outside of the database (chrysalis.broker.anchors); absent: nowhere.
+    anchor: where the newest state is noted outside of the database (chrysalis.broker.anchors); absent: nowhere, and a database that
+    had an anchor is refused (AnchorMissing).
     ownEvidence: where a broker in a trust domain gets evidence about itself (chrysalis.broker.own_evidence); needed for, and only
     for, placement InTD.
     referencePublishers: raw Ed25519 public keys (hex) of those whose reference values are taken; what they withdraw is refused.
@@ -96,6 +85,12 @@ class Settings(Model):
     def _in_a_domain_with_evidence(self) -> Self:
         if (self.placement == Placement.IN_TD) != (self.own_evidence is not None):
             raise ValueError("placement InTD needs ownEvidence, and only it has any: a broker in a trust domain can show that it is in one")
+        return self
+
+    @model_validator(mode="after")
+    def _a_config_map_is_in_a_cluster(self) -> Self:
+        if self.anchor is not None and self.anchor.config_map is not None and self.kubernetes is None:
+            raise ValueError("anchor.configMap needs kubernetes: the API server that keeps it")
         return self
 
     @model_validator(mode="after")

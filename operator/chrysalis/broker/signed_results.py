@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Collection
 from datetime import datetime
 
 from chrysalis.wire import ear
@@ -32,10 +33,11 @@ class SignedResults:
             while len(self._tokens) > self._size:
                 self._tokens.popitem(last=False)
 
-    def open(self, token: str, ear_key: bytes, now: datetime) -> Ear:
-        """`ear.verify`, with the same errors."""
+    def open(self, token: str, ear_key: bytes, now: datetime, recalled: Collection[str] = ()) -> Ear:
+        """`ear.verify`, with the same errors; recalled: thumbprints of recalled keys."""
         with self._lock:
             known = self._tokens.get(token)
         opened = known or ear.open_token(token, ear_key)
         ear.check_times(opened, now)
+        ear.check_recalled(opened, recalled)
         return opened.ear

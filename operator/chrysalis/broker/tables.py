@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text, text
 
 NAMING = {
     "ix": "ix_%(table_name)s_%(column_0_name)s",
@@ -134,7 +134,7 @@ ocsp_answers = Table(
 )
 
 counters = Table(
-    "counters",  # `changes` numbers every change of a result, `inputs` and `shared` see chrysalis.broker.reappraisal_store
+    "counters",  # `changes` numbers every change of a result; for the others see chrysalis.broker.rooms.Counter
     metadata,
     Column("name", String(32), primary_key=True),
     Column("value", BigInteger, nullable=False),
@@ -203,6 +203,9 @@ reference_values = Table(
     CheckConstraint("version >= 1", name="version"),
 )
 
+ANCHORED = "event IN ('AnchorStarted', 'AnchorForgotten')"
+"""The records that say whether an anchor follows this database; few, and looked for at each start."""
+
 audit = Table(
     "audit",
     metadata,
@@ -213,6 +216,15 @@ audit = Table(
     Column("previous", String(64), nullable=False),
     Column("hash", String(64), nullable=False, unique=True),
     CheckConstraint("seq >= 1", name="seq"),
+    Index("ix_audit_anchored", "seq", sqlite_where=text(ANCHORED), postgresql_where=text(ANCHORED)),
+)
+
+audit_checkpoints = Table(
+    "audit_checkpoints",  # how far the log was verified; one row
+    metadata,
+    Column("name", String(16), primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("token", Text, nullable=False),  # signed by the broker, see chrysalis.broker.audit_check
 )
 
 ear_keys = Table(
@@ -225,6 +237,24 @@ ear_keys = Table(
     Column("signs_until", BigInteger, nullable=False),
     Column("verifies_until", BigInteger, nullable=False),
     CheckConstraint("not_before <= signs_until AND signs_until <= verifies_until", name="times"),
+)
+
+recalled_keys = Table(
+    "recalled_keys",  # signing keys whose results count no more; never forgotten
+    metadata,
+    Column("kid", String(64), primary_key=True),
+    Column("recalled_at", BigInteger, nullable=False),
+    Column("reason", String(256), nullable=False),
+)
+
+version_floors = Table(
+    "version_floors",  # versions that an anchor had noted before a rollback was accepted: nothing lower counts or is taken
+    metadata,
+    Column("kind", String(16), primary_key=True),
+    Column("owner", String(64), primary_key=True),  # of the policy or key record; the publisher
+    Column("name", String(63), primary_key=True),  # of the policy or key; empty for reference values
+    Column("version", BigInteger, nullable=False),
+    CheckConstraint("version >= 1", name="version"),
 )
 
 state_keys = Table(

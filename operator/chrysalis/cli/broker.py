@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -12,6 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from chrysalis.broker import anchors, backup, database_settings, rotation, secret_keys, settings
+from chrysalis.broker.audit_check import AuditCheck
 from chrysalis.broker.database import Database
 from chrysalis.broker.ear_keys import EarKeys
 from chrysalis.broker.encryption import Keyring
@@ -33,9 +35,12 @@ REFUSED = frozenset(
         BrokerReason.STATE_UNUSABLE,
         BrokerReason.AUDIT_BROKEN,
         BrokerReason.ANCHOR_UNUSABLE,
+        BrokerReason.ANCHOR_MISSING,
+        BrokerReason.ANCHOR_INVALID,
         BrokerReason.BACKUP_INVALID,
     }
 )
+KID = re.compile(r"[A-Za-z0-9_-]{43}")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -55,6 +60,7 @@ class Opened:
     database: Database
     keys: StateKeys
     keyring: Keyring
+    ear_keys: EarKeys
 
 
 def _configured(function: F) -> F:
@@ -74,10 +80,11 @@ def _opened(config: Path) -> Iterator[Opened]:
     try:
         keys, keyring = secret_keys.open_all(configuration, database, SystemClock())
         try:
-            EarKeys(
+            ear_keys = EarKeys(
                 database=database, anchor=keys.ear_key, encryption=keyring, settings=configuration.ear_keys, clock=SystemClock()
-            ).check()  # before a backup is made of a state directory that is another broker's
-            yield Opened(configuration, database, keys, keyring)
+            )
+            ear_keys.check()  # before a backup is made of a state directory that is another broker's
+            yield Opened(configuration, database, keys, keyring, ear_keys)
         finally:
             keyring.close()
     finally:
@@ -128,8 +135,8 @@ def make_backup(file: Path, config: Path, output: str) -> int:
 def restore(file: Path, ear_key: bytes | None, config: Path, output: str) -> int:
     """Fill an empty state directory and database from a backup.
 
-    The same pins go on: workers need not be changed.  Where an anchor has noted a newer state, the broker refuses to start until
-    `accept-rollback`.
+    The same pins go on: workers need not be changed.  Every result in the backup ends (StateRestored), since what was revoked after it
+    is not known; workers attest again.  Where an anchor has noted a newer state, the broker refuses to start until `accept-rollback`.
     """
 
     def work() -> tuple[dict[str, Any], str]:
@@ -183,22 +190,56 @@ def rotate_root(config: Path, output: str) -> int:
 @click.option("--reason", default="", help="For the audit log.")
 @_configured
 def rotate_ear_key(reason: str, config: Path, output: str) -> int:
-    """Let the next key sign results from now on; what the old one signed still verifies until it ends.
+    """Let the next key sign results from now on; what the old one signed still verifies until it ends (recall-ear-key ends that).
 
     Running brokers follow within 15 s.  The pinned key, which certifies these keys, stays.
     """
 
     def work() -> tuple[dict[str, Any], str]:
         with _opened(config) as broker:
-            ear_keys = EarKeys(
-                database=broker.database,
-                anchor=broker.keys.ear_key,
-                encryption=broker.keyring,
-                settings=broker.configuration.ear_keys,
-                clock=SystemClock(),
-            )
-            kid = ear_keys.rotate(reason)
+            kid = broker.ear_keys.rotate(reason)
         return {"kid": kid}, f"Results are signed by key {kid} from now on."
+
+    return _run(output, work)
+
+
+@command.command("recall-ear-key")
+@click.option("--kid", "kids", multiple=True, help="The key, as the header of a result shows it; default: the one that signs now.")
+@click.option(
+    "--all", "every", is_flag=True, help="Every signing key that the database holds: where the database and what seals it leaked."
+)
+@click.option("--reason", required=True, help="For the audit log.")
+@_configured
+def recall_ear_key(kids: tuple[str, ...], every: bool, reason: str, config: Path, output: str) -> int:
+    """Recall a signing key that was stolen: what it signed counts no more, whenever that was, and it signs nothing from now on.
+
+    The living results that it signed end (KeyRecalled); their workers attest again.  The broker publishes the recall at
+    `/.well-known/ear-recalls`, signed by the pinned key.  Who only pins that key, and never asks, believes the stolen one until the
+    end of its own time.
+    """
+    if kids and every:
+        raise click.UsageError("give --kid or --all, not both")
+    if any(not KID.fullmatch(kid) for kid in kids):
+        raise click.UsageError("a kid has 43 characters of base64url")
+
+    def work() -> tuple[dict[str, Any], str]:
+        with _opened(config) as broker:
+            done = broker.ear_keys.recall(kids, every=every, reason=reason)
+        words = "\n".join(done.kids) or "Recalled before; nothing was changed."
+        return asdict(done), words + (f"\nRecalled; {done.ended} living results ended." if done.kids else "")
+
+    return _run(output, work)
+
+
+@command.command("audit-verify")
+@_configured
+def audit_verify(config: Path, output: str) -> int:
+    """Verify the whole audit log, from its first record; a start verifies only what is new since the last time."""
+
+    def work() -> tuple[dict[str, Any], str]:
+        with _opened(config) as broker:
+            reached = AuditCheck(broker.database, broker.keys.ear_key).verify_whole()
+        return reached.to_json_dict(), f"{reached.seq} records, the newest with hash {reached.hash}."
 
     return _run(output, work)
 
@@ -207,17 +248,17 @@ def rotate_ear_key(reason: str, config: Path, output: str) -> int:
 @click.option("--reason", required=True, help="Why the newer state is lost; stands in the audit log.")
 @_configured
 def accept_rollback(reason: str, config: Path, output: str) -> int:
-    """Let a broker go on whose database is older than its anchor.
+    """Let a broker go on whose database is older than its anchor, or whose anchor is lost.
 
-    Whoever could put an older database in place may have undone a policy or the release of a key: let owners compare the versions of
-    their policies and key records before they trust the broker again.
+    Every result from before ends (StateRestored) and workers attest again.  Policies, key records and reference values that the anchor
+    knew in a newer version admit nobody (VersionLost) until their owners store that version or a higher one again; recalled keys stay
+    recalled.  Where the anchor itself is lost, nobody knows what is missing: let owners compare their versions.  Run it with all
+    brokers stopped.
     """
 
     def work() -> tuple[dict[str, Any], str]:
         with _opened(config) as broker:
-            if broker.configuration.anchor is None:
-                raise BrokerError(BrokerReason.SETTINGS_INVALID, "the settings name no anchor", "there is nothing to accept")
-            anchor = anchors.of(broker.configuration.anchor)
+            anchor = anchors.of(broker.configuration, broker.keys.ear_key, SystemClock())
             found = anchors.accept(broker.database, anchor, unix(SystemClock().now()), reason)
         words = "\n".join(found) + "\nAccepted; the broker may start." if found else "Not behind its anchor; nothing was changed."
         return {"accepted": found}, words

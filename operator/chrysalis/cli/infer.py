@@ -33,6 +33,7 @@ from chrysalis.wire import owner_token
 from chrysalis.wire.bundle import MAX_COLLATERAL_CHARACTERS, to_bytes
 from chrysalis.wire.gpu_services import GpuServices
 from chrysalis.wire.reasons import WireError, WireReason
+from chrysalis.wire.recalls import MAX_LIST_BYTES, RecallList, open_list
 
 PREVIEW = 4
 """Components of each vector in the text output."""
@@ -51,6 +52,7 @@ PREVIEW = 4
     " that the worker keeps, of which nobody here knows when it was made.",
 )
 @click.option("--max-ear-age", type=click.IntRange(min=1), metavar="SECONDS", help="Mode ear: how old the result may be. [its own life]")
+@click.option("--recalls", type=click.Path(path_type=Path), help="Mode ear: the broker's recalled keys (`chrysalis keys recalls --out`).")
 @click.option("--policy-owner", type=HEX32, help="Mode ear: whose policy the broker must have judged under, where --policy is not signed.")
 @click.option("--policy-name", help="Mode ear: that policy's name, where --policy is not signed.")
 @click.option("--collateral", type=click.Path(path_type=Path), help="Mode offline: Intel's collateral, instead of what the worker sends.")
@@ -84,6 +86,7 @@ def command(
     collateral: Path | None,
     client_key: Path | None,
     receipts: Path | None,
+    recalls: Path | None,
     ear_key: bytes | None,
     model_digest: str | None,
     maximum: str,
@@ -107,7 +110,7 @@ def command(
         limit = parse_amount(maximum)
     except AmountError as error:
         raise click.UsageError(str(error)) from error
-    given = {"--max-ear-age": max_ear_age, "--policy-owner": policy_owner, "--policy-name": policy_name}
+    given = {"--recalls": recalls, "--max-ear-age": max_ear_age, "--policy-owner": policy_owner, "--policy-name": policy_name}
     _only_with("--mode ear", mode == FreshnessMode.EAR, given)
     _only_with("--mode fresh-quote", mode == FreshnessMode.FRESH_QUOTE, {"--nras-url or --ocsp-url": gpu_services})
     _only_with("--mode offline", mode == FreshnessMode.OFFLINE, {"--collateral": collateral})
@@ -124,6 +127,7 @@ def command(
         collateral=files.read(collateral, MAX_COLLATERAL_CHARACTERS).decode(errors="replace") if collateral else None,
         revocation=_revocation(FreshnessMode(mode), **asking),
         gpu_services=gpu_services,
+        recalls=_recalls(recalls, ear_key),
         sni=sni,
     )
     try:
@@ -135,6 +139,14 @@ def command(
         write_bundle(save_bundle, to_bytes(worker.bundle(SystemClock().now(), envelope)))
     click.echo(json.dumps(_json(worker, job), indent=1) if output == "json" else _text(worker, job, list(texts)))
     return 0
+
+
+def _recalls(file: Path | None, ear_key: bytes | None) -> RecallList | None:
+    if file is None:
+        return None
+    if ear_key is None:
+        raise click.UsageError("--recalls needs --ear-key, which signs the list")
+    return open_list(files.read(file, MAX_LIST_BYTES).decode("ascii", "replace").strip(), ear_key)
 
 
 def _only_with(what: str, given: bool, options: Mapping[str, object]) -> None:

@@ -17,7 +17,7 @@ from pyrage import x25519
 
 from chrysalis.api.worker import BrokerPin
 from chrysalis.broker.backup import recovery_copies
-from chrysalis.cli import broker_evidence
+from chrysalis.cli import broker_evidence, recalls
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.owner_files import EXIT_NO, EXIT_UNREACHABLE, OwnerFileError, OwnerFileReason, ask, new_owner_key, owner_key, read_text
 from chrysalis.wire import dsse
@@ -36,6 +36,7 @@ def command() -> None:
 
 
 command.add_command(broker_evidence.command)
+command.add_command(recalls.command)
 
 
 @command.command("new-owner")

@@ -21,6 +21,7 @@ from chrysalis.clock import rfc3339
 from chrysalis.wire.bundle import MAX_BUNDLE_BYTES, BundleFile
 from chrysalis.wire.bundle_answers import KeysOf
 from chrysalis.wire.bundle_judgement import Expectations, Judgement, Signature, judge
+from chrysalis.wire.recalls import MAX_LIST_BYTES
 
 Callback = Callable[..., int]
 
@@ -31,13 +32,18 @@ OPTIONS = (
     ),
     click.option("--owner", type=HEX32, help="With --bundle: the key (hex) whose policy it must be."),
     click.option("--ear-key", type=HEX32, help="With --bundle: the broker's key (hex) whose result is believed."),
+    click.option(
+        "--recalls",
+        type=click.Path(path_type=Path),
+        help="With --bundle: the broker's newest list of recalled keys (`chrysalis keys recalls --out`).",
+    ),
     click.option("--nonce", type=HEX32, help="With --bundle: the nonce (hex) that you chose for this evidence."),
     click.option(
         "--nras-keys", type=click.Path(path_type=Path), help="With --bundle: NVIDIA's service's key set (JWKS) instead of the enclosed one."
     ),
 )
 OF_A_QUOTE = ("collateral", "initdata", "event_log")
-OF_A_BUNDLE = ("owner", "ear_key", "nonce", "nras_keys")
+OF_A_BUNDLE = ("owner", "ear_key", "recalls", "nonce", "nras_keys")
 
 
 def bundle_options(callback: Callback) -> Callback:
@@ -72,6 +78,7 @@ def verify(
     bundle: Path,
     owner: bytes | None,
     ear_key: bytes | None,
+    recalls: Path | None,
     nonce: bytes | None,
     nras_keys: Path | None = None,
 ) -> int:
@@ -83,6 +90,7 @@ def verify(
             policy=read_policy(files.read(policy, MAX_POLICY_BYTES)) if policy else None,
             owner=owner,
             ear_key=ear_key,
+            recalls=files.read(recalls, MAX_LIST_BYTES).decode("ascii", "replace").strip() if recalls else "",
             nonce=nonce,
             nras_keys=_key_set(nras_keys) if nras_keys else None,
             roots=[files.root(path) for path in roots],

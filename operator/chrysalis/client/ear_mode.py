@@ -43,6 +43,7 @@ from chrysalis.wire import dsse, ear
 from chrysalis.wire.broker import PAYLOAD_POLICY, AttestationDocument, NamedReason
 from chrysalis.wire.ear import Ear, EarResult, Status
 from chrysalis.wire.reasons import WireError, WireReason
+from chrysalis.wire.recalls import RecallList
 
 SIMULATED_TIERS: tuple[Status, ...] = ("affirming", "warning", "contraindicated")
 """Simulated evidence is contraindicated for every reader but one whose policy names its root."""
@@ -79,12 +80,14 @@ def verify_by_ear(
     pin: PolicyPin | None,
     model_digest: str | None = None,
     max_age_seconds: int | None = None,
+    recalls: RecallList | None = None,
 ) -> VerifiedWorker:
     """Judge a worker by the result that it staples; raises ClientError, and WireError (EarMalformed, EarSignatureInvalid, EarExpired,
-    EarClaimMismatch) for a result that does not hold.
+    EarClaimMismatch, KeyRecalled) for a result that does not hold.
 
     certificate_der, spki_sha256: of the connection that the document came over.  ear_key: the broker's, raw Ed25519; needed.
     pin: needed.  model_digest: as in verification.verify_worker.  max_age_seconds: how old the result may be; None: its own life.
+    recalls: the broker's list of recalled keys, where there is one; without it a recalled key is believed until its time ends.
     """
     if ear_key is None or pin is None:
         raise _not_pinned(ear_key is None)
@@ -94,7 +97,7 @@ def verify_by_ear(
             "the worker staples no attestation result",
             "wait until its broker accepts it, or ask for a fresh quote",
         )
-    token = ear.verify(document.ear, ear_key, at)  # 1
+    token = ear.verify(document.ear, ear_key, at, recalls)  # 1
     evidence, peer = document.evidence, Peer(certificate_der, spki_sha256)
     ear.require(  # 2
         token,

@@ -1,9 +1,10 @@
-"""Asking a broker whether a result that a worker rests on was revoked since."""
+"""Asking a broker whether a result that a worker rests on was revoked since, and which of its signing keys are recalled."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 
 from chrysalis.attestation.freshness import Revocation
 from chrysalis.client.reasons import ClientError, ClientReason
@@ -12,8 +13,11 @@ from chrysalis.clock import rfc3339
 from chrysalis.wire.broker import ResultView
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.reasons import WireError
+from chrysalis.wire.recalls import RecallList, open_list
 
 TIMEOUT_SECONDS = 5.0
+MAX_LIST_AGE_SECONDS = 3600
+"""A list is signed when it is asked for; clocks may be apart."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,27 @@ async def standing(worker: VerifiedWorker, check: RevocationCheck) -> VerifiedWo
     if view.revoked_at is not None or view.verdict != "Accepted":
         raise _revoked(view)
     return worker.standing(Revocation.NOT_REVOKED)
+
+
+async def recalls_of(check: RevocationCheck, ear_key: bytes, at: datetime) -> RecallList | None:
+    """The broker's list of recalled signing keys, which everybody may read; None where it cannot be had and is not required.
+
+    Raises ClientError (RevocationNotChecked).
+    """
+    try:
+        async with BrokerClient(check.url, spki_sha256=check.spki_sha256, timeout=TIMEOUT_SECONDS) as broker:
+            found = open_list(await broker.recalls(), ear_key)
+        found.check_age(at, MAX_LIST_AGE_SECONDS)
+    except WireError as error:
+        if check.required:
+            raise ClientError(
+                ClientReason.REVOCATION_NOT_CHECKED,
+                "the broker did not say which of its signing keys are recalled",
+                "let the broker be reached, and compare its pin and EAR key",
+                f"{error.reason}: {error.message}",
+            ) from error
+        return None
+    return found
 
 
 def _unknown(worker: VerifiedWorker, check: RevocationCheck, why: str) -> VerifiedWorker:

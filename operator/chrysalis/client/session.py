@@ -23,7 +23,7 @@ from chrysalis.attestation.freshness import FreshnessMode
 from chrysalis.client.ear_mode import PolicyPin, verify_by_ear
 from chrysalis.client.reasons import ClientError, ClientReason
 from chrysalis.client.receipt_file import ReceiptFile
-from chrysalis.client.revocation import RevocationCheck, standing
+from chrysalis.client.revocation import RevocationCheck, recalls_of, standing
 from chrysalis.client.validity import Validity
 from chrysalis.client.verification import verify_offline, verify_worker
 from chrysalis.client.verified import VerifiedWorker
@@ -34,6 +34,7 @@ from chrysalis.receipts.reasons import ReceiptError
 from chrysalis.receipts.records import Record
 from chrysalis.wire.attested import Answer, Connection, NothingSent, open_connection
 from chrysalis.wire.gpu_services import GpuAsker
+from chrysalis.wire.recalls import RecallList
 from chrysalis.wire.worker import HEADER_RECEIPT, HEADER_SALT, HEADER_TICKET
 
 DEFAULT_MAX_NANOTON = 100_000_000
@@ -97,6 +98,7 @@ class Client:
     broker with ear_key, under the policy that policy_pin names, not older than max_ear_age_seconds (None: while it lives).  `offline`:
     by the evidence that the worker keeps, with `collateral` (QuoteCollateralV3 JSON) where it is given; nobody knows then how old the
     evidence is.  revocation: whether and how the broker is asked if it has revoked its result; not in mode `offline`.
+    recalls: mode `ear`, a list of recalled signing keys that the caller has kept; one that the broker gives (revocation) goes first.
 
     gpu_services: NVIDIA's (chrysalis.wire.gpu_services.GpuServices), needed in mode `fresh-quote` where the policy's gpu.backend is NRAS or
     its gpu.revocation Required; in the other modes nobody is asked.
@@ -117,6 +119,7 @@ class Client:
         collateral: str | None = None,
         revocation: RevocationCheck | None = None,
         gpu_services: GpuAsker | None = None,
+        recalls: RecallList | None = None,
         sni: str = "",
         clock: Clock | None = None,
         timeout_seconds: float = 60.0,
@@ -130,6 +133,8 @@ class Client:
             raise ValueError("mode offline asks no broker")
         if gpu_services is not None and mode != FreshnessMode.FRESH_QUOTE:
             raise ValueError("gpu_services belong to mode fresh-quote: elsewhere nobody is asked about the GPUs")
+        if recalls is not None and mode != FreshnessMode.EAR:
+            raise ValueError("recalls belong to mode ear")
         self.endpoint = endpoint
         self._policy = policy
         self._key = client_key
@@ -142,6 +147,7 @@ class Client:
         self._collateral = collateral
         self._revocation = revocation
         self._gpu_services = gpu_services
+        self._recalls = recalls
         self._sni = sni
         self._clock: Clock = clock or SystemClock()
         self._timeout = timeout_seconds
@@ -224,7 +230,11 @@ class Client:
             return await asyncio.to_thread(verify_worker, document, nonce=nonce, gpu_services=self._gpu_services, **always)
         if self._mode == FreshnessMode.OFFLINE:
             return await asyncio.to_thread(verify_offline, document, collateral=self._collateral, **always)
-        return await asyncio.to_thread(verify_by_ear, document, pin=self._pin, max_age_seconds=self._max_ear_age, **always)
+        recalls = self._recalls
+        if self._revocation is not None and self._ear_key is not None:
+            recalls = await recalls_of(self._revocation, self._ear_key, self._clock.now()) or recalls
+        own: dict[str, Any] = {"pin": self._pin, "max_age_seconds": self._max_ear_age, "recalls": recalls}
+        return await asyncio.to_thread(verify_by_ear, document, **own, **always)
 
     async def embeddings(self, texts: list[str], *, max_nanoton: int = DEFAULT_MAX_NANOTON) -> Job:
         """Embeddings of some texts by the worker's model; costs at most max_nanoton."""

@@ -89,6 +89,7 @@ class AttestResult(Versioned):
     policy_version: int
     placement: Placement
     collateral: str  # the QuoteCollateralV3 JSON that the appraisal used, byte for byte
+    recalls: str = ""  # the list of recalled signing keys (chrysalis.wire.recalls), where there are any
 
 
 class ReleaseRequest(Versioned):

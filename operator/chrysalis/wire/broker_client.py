@@ -34,6 +34,7 @@ from chrysalis.wire.broker_views import AuditList, KeyRecordView, PolicyView
 from chrysalis.wire.changes import PolicySimulation, ResultChanges
 from chrysalis.wire.pinning import pinned_context
 from chrysalis.wire.reasons import Refused, WireError, WireReason
+from chrysalis.wire.recalls import Recalls
 from chrysalis.wire.reference import ReferenceList
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
@@ -182,6 +183,10 @@ class BrokerClient:
         if not isinstance(keys, dict):
             raise _malformed(path, "not a JSON object")
         return keys
+
+    async def recalls(self) -> str:
+        """The list of recalled signing keys, not checked (chrysalis.wire.recalls.open_list does)."""
+        return (await self._ask(Recalls, "GET", "/.well-known/ear-recalls")).recalls
 
     async def healthy(self) -> bool:
         """Whether the pinned broker answers and says that it is ready."""

@@ -23,6 +23,7 @@ from chrysalis.receipts.reasons import ReceiptError
 from chrysalis.wire.broker import Evidence, NamedReason
 from chrysalis.wire.gpu import GpuAnswers
 from chrysalis.wire.reasons import WireError, WireReason
+from chrysalis.wire.recalls import MAX_LIST_BYTES
 
 SCHEMA: Literal["chrysalis/bundle/v1"] = "chrysalis/bundle/v1"
 MEDIA_TYPE = "application/vnd.chrysalis.bundle.v1+json"
@@ -97,6 +98,7 @@ class Bundle(Model):
     result: BundleResult | None = None
     broker: BundleBroker | None = None
     verification: BundleVerification | None = None  # of source Client alone
+    recalls: Annotated[str, Field(max_length=MAX_LIST_BYTES)] = ""  # the broker's list of recalled signing keys when this was made
     statement: Annotated[str, Field(max_length=MAX_TOKEN_CHARACTERS)] = ""  # BundleStatement by the broker's EAR key
 
     @model_validator(mode="after")

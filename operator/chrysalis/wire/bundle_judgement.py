@@ -6,6 +6,7 @@ Nothing that the bundle says about itself is believed.  What is recomputed or ve
 2. Binding: the transcript is made again from nonce, keys, measured and claimed identity; the quote must carry it.
 3. Appraisal, twice: at the recorded time under the enclosed policy, and at the time and under the policy that the reader asks for.
 4. Tokens: the EAR and the receipt key's certificate, under the reader's EAR key, or else the one that the worker is measured with;
+   whether the key that signed the EAR is recalled, by the list in the bundle and by the reader's own;
    their claims against the evidence, the policy and the recorded members.
 5. Statement: the broker's signature over the whole bundle.
 6. Record: the recorded verdict, and a client's record of how it had verified, against the first appraisal; a difference is a
@@ -48,6 +49,7 @@ from chrysalis.wire.bundle import Bundle, BundleFile, BundleResult, BundleStatem
 from chrysalis.wire.bundle_answers import KeysOf
 from chrysalis.wire.ear import Ear
 from chrysalis.wire.reasons import WireError, WireReason
+from chrysalis.wire.recalls import open_list
 
 APPRAISED = {str(reason) for reason in (*AttestationReason, *GpuReason)}
 ALSO_THE_BROKERS = {
@@ -87,6 +89,7 @@ class Expectations:
 
     at: the time to judge at; None: the recorded one.  policy: judge under this one instead of the enclosed one.
     owner: whose policy it must be (raw Ed25519).  ear_key: whose results are believed (raw Ed25519).
+    recalls: that broker's list of recalled keys (chrysalis.wire.recalls), as new as the reader could get it.
     nonce: the one that the reader itself had chosen for this evidence.  roots: DER trust anchors that the policy's must be among.
     nras_keys: NVIDIA's attestation service's key set (JWKS), in place of the enclosed one.
     """
@@ -95,6 +98,7 @@ class Expectations:
     policy: AttestationPolicySpec | None = None
     owner: bytes | None = None
     ear_key: bytes | None = None
+    recalls: str = ""
     nonce: bytes | None = None
     roots: Sequence[bytes] = ()
     nras_keys: str | None = None
@@ -360,7 +364,12 @@ def _tokens(told: Judgement, bundle: Bundle, evidence: _Opened, own: Whole, expe
         return None
     # A client's bundle is judged at the client's time; the result beside it was issued at its own.
     try:
-        token = ear.verify(result.ear, key, bundle.judged_at)
+        opened = ear.open_token(result.ear, key)
+        ear.check_times(opened, bundle.judged_at)
+        for listed in (bundle.recalls, expect.recalls):
+            if listed:
+                ear.check_recalled(opened, open_list(listed, key).kids)
+        token = opened.ear
         certificate = ReceiptKeyCertificate.parse(result.receipt_certificate, key) if result.receipt_certificate else None
     except ChrysalisError as error:
         told.ear = Signature.INVALID

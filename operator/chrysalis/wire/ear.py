@@ -28,6 +28,7 @@ from chrysalis.wire import ear_keys
 from chrysalis.wire.broker import Keys
 from chrysalis.wire.ear_keys import Algorithm, CertifiedKey, KeyCertificate, PublicKey
 from chrysalis.wire.reasons import WireError, WireReason
+from chrysalis.wire.recalls import RecallList
 
 TYP = "eat+jwt"
 KEY_HEADER = "x-chrysalis-key"
@@ -135,17 +136,19 @@ class Opened:
     certificate: KeyCertificate | None
 
 
-def verify(token: str, ear_key: bytes, now: datetime) -> Ear:
+def verify(token: str, ear_key: bytes, now: datetime, recalls: RecallList | None = None) -> Ear:
     """Judge a token by the broker's pinned key (raw Ed25519).
 
     1. The header: typ, and EdDSA or ES256, never anything else.  2. The key: the pinned one, or one that it certifies, of the kid and
     the kind that the header names.  3. The signature.  4. The claims, none missing and none unknown.  5. The result's own time.
-    6. The certified key's time: it signed within its window, and what it signed still verifies.
+    6. The certified key's time: it signed within its window, and what it signed still verifies.  7. The certified key is not recalled.
 
-    Raises WireError: EarMalformed, EarSignatureInvalid, EarExpired.
+    recalls: the broker's list (chrysalis.wire.recalls), where the reader has one; without it, a key that was stolen and recalled is
+    believed until its own time ends.  Raises WireError: EarMalformed, EarSignatureInvalid, EarExpired, KeyRecalled.
     """
     opened = open_token(token, ear_key)
     check_times(opened, now)
+    check_recalled(opened, frozenset() if recalls is None else recalls.kids)
     return opened.ear
 
 
@@ -188,6 +191,17 @@ def check_times(opened: Opened, now: datetime) -> None:
         raise _expired(
             "the attestation result was signed outside of its key's time, or the key's time is over",
             f"issued {ear.iat}, key signs {certificate.nbf} to {certificate.signs_until}, verifies until {certificate.exp}, now {at}",
+        )
+
+
+def check_recalled(opened: Opened, kids: Collection[str]) -> None:
+    """Step 7 of `verify`; kids: thumbprints of recalled keys.  Raises WireError (KeyRecalled)."""
+    if opened.certificate is not None and opened.certificate.jwk.kid in kids:
+        raise WireError(
+            WireReason.KEY_RECALLED,
+            "the key that signed the attestation result was recalled by its broker",
+            "let the worker attest again; do not use what this result was shown for",
+            f"kid {opened.certificate.jwk.kid}",
         )
 
 

@@ -14,7 +14,7 @@ from chrysalis.wire.bundle import MEDIA_TYPE
 
 def register(app: FastAPI, deps: Deps) -> None:
     """Add the route."""
-    bundles = Bundles(store=deps.store, results=deps.results, keys=deps.keys, clock=deps.clock)
+    bundles = Bundles(store=deps.store, results=deps.results, keys=deps.keys, ear_keys=deps.ear_keys, clock=deps.clock)
 
     @app.get("/v1/bundles/{result_id}")
     async def bundle(request: Request, result_id: str) -> Response:

@@ -12,6 +12,7 @@ from chrysalis.broker.messages import answer, malformed, parameters, result_name
 from chrysalis.broker.routes.authentication import caller_of
 from chrysalis.broker.routes.watches import Watches
 from chrysalis.wire.broker import ResultList
+from chrysalis.wire.recalls import Recalls
 
 MAX_LIST = 1000
 LIST_PARAMETERS = frozenset({"namespace", "worker", "podUID", "verdict", "after", "limit"})
@@ -52,6 +53,10 @@ def register(app: FastAPI, deps: Deps) -> None:
     @app.get("/.well-known/jwks.json")
     async def jwks() -> dict[str, list[dict[str, Any]]]:
         return await run_in_threadpool(deps.ear_keys.key_set)
+
+    @app.get("/.well-known/ear-recalls")
+    async def recalls() -> Response:
+        return answer(Recalls(recalls=await run_in_threadpool(deps.ear_keys.recalls)))
 
     @app.get("/readyz")
     async def readyz() -> dict[str, str]:
