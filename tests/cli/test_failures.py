@@ -179,6 +179,11 @@ def test_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert run("eventlog", "replay", "-").code == 0
     feed(monkeypatch, b"")
     assert run("eventlog", "replay", "-").code == 2
+    for words in (["policy", "lint", "-f", "-"], ["measure", "-f", "-"]):
+        feed(monkeypatch, b"kind: Nothing\n")
+        assert "cannot be read" not in run(*words).err
+        feed(monkeypatch, b"\xff")
+        assert "'utf-8' codec" in run(*words).err
     platform = SimulatedPlatform.create()
     (tmp_path / "root").write_bytes(platform.root_der)
     (tmp_path / "chain").write_bytes(DEVICE.chain)
@@ -186,8 +191,8 @@ def test_standard_input(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     feed(monkeypatch, platform.quote().hex().encode())
     assert run("verify", "-", "--collateral", tmp_path / "chain").err.startswith("CollateralMalformed")
     feed(monkeypatch, DEVICE.report(bytes(32)))
-    words: list[str | Path] = ["--chain", tmp_path / "chain", "--root", tmp_path / "device-root", "--at", "2026-11-01T12:00:00Z"]
-    assert run("gpu", "verify", "-", *words).code == 0
+    given: list[str | Path] = ["--chain", tmp_path / "chain", "--root", tmp_path / "device-root", "--at", "2026-11-01T12:00:00Z"]
+    assert run("gpu", "verify", "-", *given).code == 0
 
 
 def test_a_pipe(run: Run, tmp_path: Path) -> None:

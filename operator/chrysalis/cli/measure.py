@@ -16,6 +16,7 @@ from chrysalis.api import names
 from chrysalis.api.account import SettlementAccountSpec
 from chrysalis.api.base import Model
 from chrysalis.api.worker import ConfidentialWorkerSpec
+from chrysalis.cli import files
 from chrysalis.cli.measure_rebuild import rebuild_options
 from chrysalis.errors import ChrysalisError
 from chrysalis.rendering import Rendered, render
@@ -39,7 +40,7 @@ class MeasureError(ChrysalisError):
 
 
 @click.command()
-@click.option("-f", "--filename", "files", multiple=True, type=click.Path(path_type=Path), help="Manifests; - reads stdin.")
+@click.option("-f", "--filename", "paths", multiple=True, type=click.Path(path_type=Path), help="Manifests; - reads stdin.")
 @click.option("--name", help="Which ConfidentialWorker, where the files hold several.")
 @click.option("-o", "--output", type=click.Choice(["text", "json", "policy", "initdata"]), default="text", show_default=True)
 @click.option("--firmware", type=click.Path(path_type=Path), help="JSON with mrtd, rtmr0 to rtmr3, mrseam: needed for -o policy.")
@@ -51,13 +52,13 @@ class MeasureError(ChrysalisError):
     help="How -o policy judges the initdata: by its exact hash, or by a rule that leaves wallet, broker and prices open.",
 )
 @rebuild_options
-def command(files: tuple[Path, ...], name: str | None, output: str, firmware: Path | None, judge: str) -> int:
+def command(paths: tuple[Path, ...], name: str | None, output: str, firmware: Path | None, judge: str) -> int:
     """Print what a worker will measure.
 
     Give the worker's manifest, and that of its SettlementAccount: its contract and keys are measured too.
     With -o policy it prints an entry for spec.tdx.measurements of an AttestationPolicy.
     """
-    objects = [found for path in files for found in _objects(path)]
+    objects = [found for path in paths for found in _objects(path)]
     worker = _worker(objects, name)
     metadata = worker["metadata"]
     spec = _spec(worker, ConfidentialWorkerSpec)
@@ -109,13 +110,13 @@ def _objects(path: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> str:
     try:
-        with click.open_file(str(path), "rb") as stream:
-            data = stream.read(MAX_FILE_BYTES + 1)
-        if len(data) > MAX_FILE_BYTES:
-            raise MeasureError(MeasureReason.MANIFEST_UNREADABLE, f"{path} is over {MAX_FILE_BYTES} bytes", "give one worker's manifest")
-        return str(data.decode())
-    except (OSError, UnicodeDecodeError) as error:
+        return files.read(path, MAX_FILE_BYTES, _unreadable).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
         raise MeasureError(MeasureReason.MANIFEST_UNREADABLE, f"{path} cannot be read", "check its path", str(error)) from error
+
+
+def _unreadable(message: str) -> MeasureError:
+    return MeasureError(MeasureReason.MANIFEST_UNREADABLE, message, "check its path; give one worker's manifest")
 
 
 def _worker(objects: list[dict[str, Any]], name: str | None) -> dict[str, Any]:

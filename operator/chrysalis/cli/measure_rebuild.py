@@ -68,7 +68,7 @@ def rebuild_options(callback: Callback) -> Callback:
             if given["output"] not in ("text", "json"):
                 raise click.UsageError("--rebuild prints text or json")
             return rebuild(**own, output=given["output"])
-        if not given["files"]:
+        if not given["paths"]:
             raise click.UsageError("give the worker's manifest with -f, or --rebuild")
         return callback(**given)
 

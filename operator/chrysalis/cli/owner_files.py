@@ -12,7 +12,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
 
-from chrysalis.cli import failures
+from chrysalis.cli import failures, files
 from chrysalis.errors import ChrysalisError
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.reasons import Refused, WireError, WireReason
@@ -35,14 +35,8 @@ class OwnerFileError(ChrysalisError):
 
 
 def read_text(path: Path) -> str:
-    """The text of a small file; raises OwnerFileError."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise OwnerFileError(OwnerFileReason.FILE_UNUSABLE, f"{path} cannot be read: {error.strerror}", "check its path") from error
-    if len(data) > MAX_FILE_BYTES:
-        raise OwnerFileError(OwnerFileReason.FILE_UNUSABLE, f"{path} has more than {MAX_FILE_BYTES} bytes", "check its path")
+    """The text of a small file, or of standard input (-); raises OwnerFileError."""
+    data = files.read(path, MAX_FILE_BYTES, lambda message: OwnerFileError(OwnerFileReason.FILE_UNUSABLE, message, "check its path"))
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
