@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes
+from sqlalchemy import text
 
 from chrysalis.api.policy import AttestationPolicySpec, SignedPolicy
 from chrysalis.broker import gpu_services
@@ -402,6 +403,43 @@ def test_a_service_that_hangs_is_left_alone_and_holds_nobody_else(
     assert services.asked[ATTEST] == asked
     assert demanding.http.post("/v1/challenge").status_code == 200
     accepted(demanding.attest(demanding.domain(demanding.rival)))  # a policy that wants none of it
+
+
+def test_a_responder_that_hangs_is_left_alone_too(demanding: World, services: SimulatedGpuServices, reasons: Reasons) -> None:
+    services.behave(Fault.HANG, OCSP)
+    with hurried(demanding):
+        assert reasons(attest(demanding)) == TEMPORARY
+    services.behave()
+    asked, device = services.asked[OCSP], VENDOR.device()  # of which nobody has heard yet
+    services.ocsp.tell(device)
+    assert reasons(attest(demanding, device=device)) == TEMPORARY
+    assert services.asked[OCSP] == asked
+    demanding.clock.advance(61)
+    accepted(attest(demanding, device=device))
+
+
+@pytest.mark.parametrize("fault", [Fault.FAIL, Fault.MISSING, Fault.GARBAGE])
+def test_what_one_tenants_evidence_makes_a_service_do_is_no_silence(
+    demanding: World, services: SimulatedGpuServices, references: list[dict[str, Any]], fault: Fault
+) -> None:
+    services.behave(fault, ATTEST)
+    assert attest(demanding).status_code in (403, 503)
+    services.behave()
+    rival = demanding.rival
+    assert demanding.put_policy(rival, version=2, gpu=accepting(references, **NRAS)).status_code == 201
+    domain = demanding.domain(rival)
+    domain.claimed = ClaimedIdentity(pod_uid="uid-9", pod_name="w-9", namespace="rival-pool", worker_name="w", node_name="n2")
+    accepted(attest(demanding, domain, VENDOR.device()))  # at once
+
+
+def test_an_owner_who_may_not_ask_leaves_nothing_behind(
+    demanding: World, services: SimulatedGpuServices, monkeypatch: pytest.MonkeyPatch, reasons: Reasons
+) -> None:
+    monkeypatch.setattr(gpu_services, "BURST", 0)
+    assert reasons(attest(demanding)) == TEMPORARY
+    with demanding.deps.store.database.reading() as db:
+        assert db.execute(text("SELECT count(*) FROM ocsp_answers")).scalar_one() == 0
+    assert services.asked == {}
 
 
 # Stored evidence

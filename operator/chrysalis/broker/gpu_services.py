@@ -3,7 +3,8 @@ not so often that one tenant, or a service that hangs, keeps the others' evidenc
 
 1. Only so many requests at once (CONCURRENT), whatever the number of threads that judge; who finds no place comes back later.
 2. An owner whose workers ask more often than BURST and PER_MINUTE allow waits alone.
-3. A service that did not answer is left alone for a while: attestations are then told at once to come back.
+3. A service that is silent is left alone for a while: attestations are then told at once to come back.  What a tenant's own evidence
+   makes a service say or refuse is no such silence.
 4. An attestation's answer from the attestation service is for its nonce and never serves another one; OCSP answers are kept
    (chrysalis.broker.ocsp_cache).
 """
@@ -17,10 +18,11 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 
 from chrysalis.api.policy_gpu import GpuRevocation, GpuRules
-from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
+from chrysalis.attestation.gpu.reasons import GpuError
 from chrysalis.broker.collateral_schedule import Allowance
 from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.ocsp_cache import OcspCache
+from chrysalis.broker.service_rest import ServiceRest
 from chrysalis.broker.store import Store
 from chrysalis.clock import Clock
 from chrysalis.wire.gpu import GpuAnswers, GpuDevice
@@ -35,8 +37,6 @@ WAIT_SECONDS = 2.0
 BURST, PER_MINUTE = 64, 60
 """Of one owner's workers, for each service: a worker asks once for each of its results."""
 MAX_OWNERS = 1024
-FIRST_REST_SECONDS, LONGEST_REST_SECONDS = 2, 60
-"""How long a service is left alone after it did not answer: doubled with each time."""
 
 
 class BrokersGpuServices:
@@ -52,8 +52,7 @@ class BrokersGpuServices:
         self._slots = threading.BoundedSemaphore(CONCURRENT)
         self._lock = threading.Lock()  # of the members below
         self._allowances: OrderedDict[tuple[str, str], Allowance] = OrderedDict()
-        self._failures = 0
-        self._rests_until = 0.0
+        self._rest = ServiceRest("NVIDIA's attestation service", clock)
 
     def ask(self, sent: Sequence[GpuDevice], *, rules: GpuRules, nonce: bytes, owner: str) -> GpuAnswers:
         """All that the rules want asked about evidence that lacks nothing else; owner: of the policy, hex.
@@ -89,22 +88,19 @@ class BrokersGpuServices:
         """One request, in its turn; raises GpuError."""
         if self._nras is None:
             raise AssertionError("asked without a service")
-        if self._clock.monotonic() < self._rests_until:
-            raise unavailable("NVIDIA's attestation service", "it did not answer a moment ago")
+        self._rest.check()
         with self._turn("nras", owner):
+            self._rest.begin()
+            silent = False
             try:
                 answer = self._nras.ask(sent, nonce)
             except GpuError as error:
+                silent = isinstance(error, Unavailable) and error.silent
                 self._metrics.gpu_service_requests.labels("nras", "failed").inc()
-                if error.reason is GpuReason.GPU_SERVICE_UNAVAILABLE:
-                    with self._lock:
-                        self._failures += 1
-                        rest = min(FIRST_REST_SECONDS * 2 ** min(self._failures - 1, 16), LONGEST_REST_SECONDS)
-                        self._rests_until = self._clock.monotonic() + rest
                 raise
+            finally:
+                self._rest.ended(silent=silent)
             self._metrics.gpu_service_requests.labels("nras", "answered").inc()
-            with self._lock:
-                self._failures, self._rests_until = 0, 0.0
             return answer
 
     def ocsp_answers(self, pairs: Sequence[Pair], owner: str) -> list[bytes]:

@@ -1,6 +1,7 @@
 """The cache of OCSP answers: proved before they are kept, never going back, good until their nextUpdate, shared by the replicas.
 
-1. An attestation has proved its evidence before it comes here; what it needs and is not at hand is asked for, all at once.
+1. An attestation has proved its evidence before it comes here; what it needs and is not at hand is asked for, all at once, and
+   noted before that: where its owner may ask, since a tenant's own root certifies any number of authorities.
 2. At half of its life an answer is asked for again, in the background (`refresh`).  As long as the responder does not answer, the
    last good answer serves until its nextUpdate, at most MAX_LIFE_SECONDS; after that nothing is accepted.
 3. An answer that revokes serves like any other; it has all living results judged again (chrysalis.broker.ocsp_store).
@@ -8,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Sequence
@@ -23,9 +25,10 @@ from chrysalis.attestation.gpu.reasons import GpuError
 from chrysalis.broker import collateral_schedule as schedule
 from chrysalis.broker.metrics import Metrics
 from chrysalis.broker.ocsp_store import NewAnswer, OcspKept, OcspRow, OcspState
+from chrysalis.broker.service_rest import ServiceRest
 from chrysalis.broker.store import Store
 from chrysalis.clock import Clock, unix
-from chrysalis.wire.gpu_services import OcspClient, Pair, unavailable
+from chrysalis.wire.gpu_services import OcspClient, Pair, Unavailable, unavailable
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +51,7 @@ class OcspCache:
         self._client = client
         self._clock = clock
         self._metrics = metrics
+        self._rest = ServiceRest("the OCSP responder", clock)
 
     def answers(self, pairs: Sequence[Pair], asking: Callable[[], AbstractContextManager[None]]) -> list[bytes]:
         """A proved and current answer about each certificate; asks, within `asking()`, for those that are not at hand.
@@ -56,16 +60,20 @@ class OcspCache:
         """
         now, named = unix(self._clock.now()), {_digest(certificate): (certificate, issuer) for certificate, issuer in pairs}
         rows = self._store.ocsp_rows(named)
-        unnoted = [digest for digest in named if digest not in rows or rows[digest].used_at < now - NOTE_SECONDS]
-        if unnoted:
-            self._store.note_ocsp([(digest, _der(named[digest][0]), _der(named[digest][1])) for digest in unnoted], now)
-            rows = self._store.ocsp_rows(named)
         wanting = [digest for digest in named if not _serves(rows.get(digest), now)]
+        if wanting and all(digest in rows and rows[digest].next_attempt_at > now for digest in wanting):
+            raise unavailable("the OCSP responder", "it gave no usable answer a moment ago")
         if wanting:
-            if all(rows[digest].next_attempt_at > now for digest in wanting if digest in rows):
-                raise unavailable("the OCSP responder", "it gave no usable answer a moment ago")
-            with asking():
+            self._rest.check()
+        with asking() if wanting else contextlib.nullcontext():
+            unnoted = [digest for digest in named if digest not in rows or rows[digest].used_at < now - NOTE_SECONDS]
+            if unnoted:
+                self._store.note_ocsp([(digest, _der(named[digest][0]), _der(named[digest][1])) for digest in unnoted], now)
+                rows = self._store.ocsp_rows(named)
+            if wanting:
+                self._rest.begin()
                 self._fetch([rows[digest] for digest in wanting if digest in rows])
+        if wanting:
             now = unix(self._clock.now())
             rows = self._store.ocsp_rows(named)
         found = [row.body for digest in named if (row := rows.get(digest)) and _serves(row, now) and row.body is not None]
@@ -92,7 +100,7 @@ class OcspCache:
         pairs = [(x509.load_der_x509_certificate(row.certificate), x509.load_der_x509_certificate(row.issuer)) for row in rows]
         good: list[NewAnswer] = []
         failures: dict[str, GpuError] = {}
-        answers = self._client.fetch(pairs)
+        answers = self._asked(pairs)
         now = unix(self._clock.now())
         for row, answer in zip(rows, answers, strict=True):
             if isinstance(answer, GpuError):
@@ -112,6 +120,15 @@ class OcspCache:
             log.warning("no usable OCSP answer", extra=detail)
         self._metrics.gpu_service_requests.labels("ocsp", "answered").inc(len(rows) - len(failures))
         self._metrics.gpu_service_requests.labels("ocsp", "failed").inc(len(failures))
+
+    def _asked(self, pairs: Sequence[Pair]) -> list[bytes | GpuError]:
+        silent = False
+        try:
+            answers = self._client.fetch(pairs)
+            silent = bool(answers) and all(isinstance(answer, Unavailable) and answer.silent for answer in answers)
+            return answers
+        finally:
+            self._rest.ended(silent=silent)
 
 
 def _new(digest: str, body: bytes, now: int) -> NewAnswer:

@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, and_, delete, or_, select, update
 
 from chrysalis.broker import reappraisal_store
 from chrysalis.broker.reappraisal_store import Cause
 from chrysalis.broker.rooms import Room, insert_new
 from chrysalis.broker.tables import ocsp_answers as table
+
+MAX_MISSING = 4096
+"""Certificates without any answer beyond these are forgotten: a tenant's own root certifies as many as it likes."""
 
 
 class OcspState(StrEnum):
@@ -96,8 +99,11 @@ class OcspRoom(Room):
             return {row.digest: row for found in db.execute(select(*_COLUMNS).where(_C.digest.in_(list(digests)))) if (row := _row(found))}
 
     def ocsp_due(self, now: int, limit: int) -> list[OcspRow]:
-        """Answers that are past half of their life, the most urgent first."""
-        query = select(*_COLUMNS).where(_C.next_attempt_at <= now).order_by(_C.ends_at).limit(limit)
+        """Answers that are past half of their life, the most urgent first.
+
+        Where there never was one, the attestations that need it ask: any tenant can need what no responder answers.
+        """
+        query = select(*_COLUMNS).where(_C.body.is_not(None), _C.next_attempt_at <= now).order_by(_C.ends_at).limit(limit)
         with self.database.reading() as db:
             return [_row(found) for found in db.execute(query)]
 
@@ -143,11 +149,17 @@ class OcspRoom(Room):
         self.database.transact(lambda db: db.execute(update(table).where(_C.digest == digest).values(**changes)))
 
     def forget_ocsp(self, unused_since: int) -> int:
-        """Forget certificates that no attestation needed since then; returns how many."""
+        """Forget certificates that no attestation needed since then, and those without any answer beyond the MAX_MISSING that were
+        needed last; returns how many."""
+        missing = select(_C.used_at).where(_C.body.is_(None)).order_by(_C.used_at.desc()).offset(MAX_MISSING).limit(1)
         with self.database.reading() as db:  # mostly there are none: then the writers' lock is not needed
-            if db.execute(select(_C.digest).where(_C.used_at < unused_since).limit(1)).one_or_none() is None:
+            last = db.execute(missing).scalar_one_or_none()
+            if last is None and db.execute(select(_C.digest).where(_C.used_at < unused_since).limit(1)).one_or_none() is None:
                 return 0
-        return int(self.database.transact(lambda db: db.execute(delete(table).where(_C.used_at < unused_since)).rowcount))
+        old: ColumnElement[bool] = _C.used_at < unused_since
+        if last is not None:
+            old = or_(old, and_(_C.body.is_(None), _C.used_at <= last))
+        return int(self.database.transact(lambda db: db.execute(delete(table).where(old)).rowcount))
 
 
 def _row(found: Any) -> OcspRow:

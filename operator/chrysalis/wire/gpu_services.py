@@ -38,6 +38,8 @@ RETRY_SECONDS = 60
 STALE_SECONDS = 24 * 3600
 """A key set is fetched again after the first, not more often than the second, and serves no longer than the third."""
 NONCE_BYTES = 32
+SILENT = frozenset({Fault.UNREACHABLE, Fault.TIMED_OUT, Fault.THROTTLED})
+"""Any other fault may be of what was asked: a tenant whose policy names a root of its own has the services asked about anything."""
 _R = GpuReason
 Pair = tuple[x509.Certificate, x509.Certificate]
 """A certificate and its issuer's."""
@@ -115,17 +117,20 @@ class Unavailable(GpuError):
     """GpuServiceUnavailable: the same request may succeed later.
 
     word: what strangers may know of the cause; `detail` may hold addresses and a library's own words besides.
+    fault: what went wrong on the way, where it did.
     """
 
-    def __init__(self, service: str, word: str, detail: str = "") -> None:
+    def __init__(self, service: str, word: str, detail: str = "", fault: Fault | None = None) -> None:
         super().__init__(_R.GPU_SERVICE_UNAVAILABLE, f"{service} gave no usable answer", f"{word} ({detail})" if detail else word)
         self.word = word
+        self.silent = fault in SILENT
+        """Nobody answers, or nobody for now, no matter what is asked."""
 
 
 def unavailable(service: str, cause: str | HttpFault | GpuError) -> Unavailable:
     """Why there is no answer."""
     if isinstance(cause, HttpFault):
-        return Unavailable(service, f"{cause.fault}: {cause.message}", cause.detail)
+        return Unavailable(service, f"{cause.fault}: {cause.message}", cause.detail, cause.fault)
     return Unavailable(service, cause if isinstance(cause, str) else f"{cause.reason}: {cause.message}")
 
 
@@ -172,7 +177,7 @@ class NrasClient:
         with self._lock:
             now = self._clock.monotonic()
             fresh = self._fetched_at is not None and now - self._fetched_at < FRESH_SECONDS
-            failure: str | HttpFault | GpuError = "the last fetch failed a moment ago"
+            failure: str | HttpFault | GpuError = HttpFault(Fault.UNREACHABLE, "the last fetch failed a moment ago")
             if not (fresh and wanted <= self._ids) and (self._tried_at is None or now - self._tried_at >= RETRY_SECONDS):
                 self._tried_at = now
                 try:
