@@ -287,6 +287,25 @@ def test_without_a_valid_result_triton_is_stopped_even_if_nvml_fails(bench: Call
     run(scenario())
 
 
+def test_a_new_agent_stops_the_triton_of_its_forerunner_even_if_nvml_fails(bench: Callable[..., Bench]) -> None:
+    async def scenario() -> None:
+        b = bench()
+        b.accept(60)
+        await b.gate.check_open()
+        b.driver.events.clear()
+        b.driver.failing.add("ready")
+        b.again()
+        with pytest.raises(WorkerError):
+            await b.gate.settle()
+        assert b.driver.events == []  # the twin: the last result is valid still
+        b.clock.advance(61)
+        with pytest.raises(WorkerError):
+            await b.gate.settle()
+        assert b.driver.events == ["triton stopped"]
+
+    run(scenario())
+
+
 def test_the_gate_does_not_close_while_triton_is_started(bench: Callable[..., Bench]) -> None:
     async def scenario() -> None:
         b = bench()

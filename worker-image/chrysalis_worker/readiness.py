@@ -82,9 +82,13 @@ class GpuGate:
         """
         async with self._turn:
             allowed = self.seconds_left > 0
-            if not allowed:
-                await self._close()
-            ready = await self.gpus.ready()
+            closed = not allowed and await self._close()
+            try:
+                ready = await self.gpus.ready()
+            except WorkerError:
+                if not allowed and not closed:  # what an agent before this one has started may run still
+                    await self.stop_triton()
+                raise
             self.present = ready is not None
             if ready is None:
                 self._open.set()
@@ -122,12 +126,14 @@ class GpuGate:
                 )
             yield
 
-    async def _close(self) -> None:
-        """Triton ends before the GPUs do; nothing happens where it was never allowed to start, or has no GPUs."""
-        if self.present and self.is_open:
-            self._open.clear()
-            logs.event(LOG, "gpus.closing", logging.WARNING)
-            await self.stop_triton()
+    async def _close(self) -> bool:
+        """Triton ends before the GPUs do; False, and nothing happens, where this agent did not let it start, or it has no GPUs."""
+        if not self.present or not self.is_open:
+            return False
+        self._open.clear()
+        logs.event(LOG, "gpus.closing", logging.WARNING)
+        await self.stop_triton()
+        return True
 
     async def _set(self, ready: bool) -> None:
         await self.gpus.set_ready(ready)
