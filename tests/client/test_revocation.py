@@ -33,7 +33,12 @@ def ask(worker: VerifiedWorker, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     def run(required: bool = True, error: WireError | None = None, **changes: Any) -> VerifiedWorker:
         view = ResultView(
-            result_id=RESULT_ID, verdict="Accepted", claimed=ClaimedIdentity(), keys=worker.document.evidence.keys, issued_at=NOW
+            result_id=RESULT_ID,
+            verdict="Accepted",
+            claimed=ClaimedIdentity(),
+            keys=worker.document.evidence.keys,
+            issued_at=NOW,
+            ear=worker.document.ear,
         ).model_copy(update=changes)
 
         async def result(self: Any, result_id: str) -> ResultView:
@@ -70,6 +75,13 @@ def test_an_answer_about_another_result_is_none(ask: Any, worker: VerifiedWorker
         assert (found.revocation, "another result" in found.revocation_detail) == ("NotChecked", True)
         with pytest.raises(ClientError, match="did not say"):
             ask(True, **changes)
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_result_that_the_broker_did_not_give_out_is_forged(ask: Any, worker: VerifiedWorker, required: bool) -> None:
+    with pytest.raises(WireError) as refused:
+        ask(required, ear=worker.document.ear[:-4] + "AAAA")
+    assert (refused.value.reason, bool(refused.value.remedy)) == ("EarClaimMismatch", True)
 
 
 def test_no_answer_is_no_answer(ask: Any) -> None:

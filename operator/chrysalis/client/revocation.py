@@ -12,7 +12,7 @@ from chrysalis.client.verified import VerifiedWorker
 from chrysalis.clock import rfc3339
 from chrysalis.wire.broker import ResultView
 from chrysalis.wire.broker_client import BrokerClient
-from chrysalis.wire.reasons import WireError
+from chrysalis.wire.reasons import WireError, WireReason
 from chrysalis.wire.recalls import RecallList, open_list
 
 TIMEOUT_SECONDS = 5.0
@@ -36,7 +36,11 @@ class RevocationCheck:
 
 
 async def standing(worker: VerifiedWorker, check: RevocationCheck) -> VerifiedWorker:
-    """The worker with what its broker says of its result; raises ClientError: ResultRevoked, RevocationNotChecked."""
+    """The worker with what its broker says of its result.
+
+    Where the result stands for the evidence (mode ear), it has to be the very one that the broker gave out: a stolen signing key can
+    make another one of the same id.  Raises ClientError: ResultRevoked, RevocationNotChecked; WireError (EarClaimMismatch).
+    """
     try:
         async with BrokerClient(check.url, spki_sha256=check.spki_sha256, token=check.token, timeout=TIMEOUT_SECONDS) as broker:
             view = await broker.result(worker.result_id)
@@ -46,6 +50,13 @@ async def standing(worker: VerifiedWorker, check: RevocationCheck) -> VerifiedWo
         return _unknown(worker, check, "the broker answered about another result")
     if view.revoked_at is not None or view.verdict != "Accepted":
         raise _revoked(view)
+    if worker.ear is not None and view.ear != worker.document.ear:
+        raise WireError(
+            WireReason.EAR_CLAIM_MISMATCH,
+            "the worker staples another result than the one that the broker gave out under this id",
+            "do not use this worker; let whoever runs the broker recall the signing key (`chrysalis broker recall-ear-key`)",
+            f"result {worker.result_id}",
+        )
     return worker.standing(Revocation.NOT_REVOKED)
 
 
