@@ -147,6 +147,26 @@ def test_a_refusal_names_the_mode(shell: Shell) -> None:
     code, out, _ = shell.run(*shell.ear, "-o", "json", policy=shell.signed)
     told = json.loads(out)
     assert (code, told["reason"], told["mode"], bool(told["remedy"])) == (1, "EarMissing", "ear", True)
+    assert (told["schemaVersion"], told["verdict"], [reason["reason"] for reason in told["reasons"]]) == (
+        "chrysalis/v1",
+        "Refused",
+        ["EarMissing"],
+    )
+
+
+def test_a_refused_appraisal_and_no_worker_at_all_say_their_reasons_in_the_same_place(shell: Shell) -> None:
+    spec = yaml.safe_load(shell.bare.read_text())
+    shell.bare.write_text(yaml.safe_dump(spec | {"isolation": ["NodeTD"]}))
+    code, out, err = shell.run("-o", "json")
+    told = json.loads(out)
+    assert (code, told["verdict"], told["reason"]) == (1, "Refused", "EvidenceRefused")
+    assert told["reasons"][0]["reason"] in told["message"]
+    assert "EvidenceRefused" in err
+    shell.served.endpoint = "https://127.0.0.1:9"
+    code, out, err = shell.run("-o", "json")
+    told = json.loads(out)
+    assert (code, told["verdict"], told["mode"]) == (3, None, "fresh-quote")
+    assert [reason["reason"] for reason in told["reasons"]] == ["ServiceUnreachable"]
 
 
 def test_a_result_that_is_too_old(shell: Shell) -> None:

@@ -35,6 +35,7 @@ from chrysalis.wire.gpu_services import GpuServices
 from chrysalis.wire.reasons import WireError, WireReason
 from chrysalis.wire.recalls import MAX_LIST_BYTES, RecallList, open_list
 
+FOUR = ("reason", "message", "remedy", "detail")
 PREVIEW = 4
 """Components of each vector in the text output."""
 
@@ -133,8 +134,7 @@ def command(
     try:
         worker, job = asyncio.run(_ask(client, list(texts), limit, verify_only))
     except (ClientError, WireError) as error:
-        _say(error, mode, output)
-        return EXIT_UNREACHABLE if error.reason == WireReason.SERVICE_UNREACHABLE else EXIT_NO
+        return _say(error, mode, EXIT_UNREACHABLE if error.reason == WireReason.SERVICE_UNREACHABLE else EXIT_NO, output)
     if save_bundle is not None:
         write_bundle(save_bundle, to_bytes(worker.bundle(SystemClock().now(), envelope)))
     click.echo(json.dumps(_json(worker, job), indent=1) if output == "json" else _text(worker, job, list(texts)))
@@ -233,13 +233,22 @@ def _text(worker: VerifiedWorker, job: Job | None, texts: list[str]) -> str:
     return "\n".join(rows)
 
 
-def _say(error: ClientError | WireError, mode: str, output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps(error.as_dict() | {"mode": mode}, indent=1))
-        return
+def _say(error: ClientError | WireError, mode: str, code: int, output: str) -> int:
+    """As cli.failures does it, with the mode and, of a refused appraisal, all of its reasons; returns the exit code."""
+    reasons = error.reasons if isinstance(error, ClientError) else []
     click.echo(f"{error.reason}: {error.message} (mode {mode})", err=True)
     if error.remedy:
         click.echo(f"  what to do: {error.remedy}", err=True)
-    if isinstance(error, ClientError):
-        for reason in error.reasons:
-            click.echo(f"  {reason.reason}: {reason.message}", err=True)
+    for reason in reasons:
+        click.echo(f"  {reason.reason}: {reason.message}", err=True)
+    if output == "json":
+        members = error.as_dict()
+        said = {
+            "schemaVersion": "chrysalis/v1",
+            "verdict": "Refused" if code == EXIT_NO else None,
+            "mode": mode,
+            **members,
+            "reasons": [reason.to_json_dict() for reason in reasons] or [{name: members[name] for name in FOUR}],
+        }
+        click.echo(json.dumps(said, indent=1))
+    return code
