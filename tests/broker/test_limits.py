@@ -274,10 +274,14 @@ def test_new_connections_have_a_rate(clock: ManualClock) -> None:
     assert connections.enter(("b",))
 
 
+SHORT, PATIENCE = 1.5, 30.0
+"""Seconds: what the server waits for a client, and what the test waits for the server; a busy machine must fit between."""
+
+
 @pytest.fixture
 def running(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
-    monkeypatch.setattr(server, "HANDSHAKE_SECONDS", 0.3)
-    monkeypatch.setattr(server, "HEADER_SECONDS", 0.3)
+    monkeypatch.setattr(server, "HANDSHAKE_SECONDS", SHORT)
+    monkeypatch.setattr(server, "HEADER_SECONDS", SHORT)
     bounds = LimitSettings(connections_per_address=8, connections=64, connections_per_second=1000)
     configuration = world.deps.settings.model_copy(update={"host": "127.0.0.1", "port": 0, "limits": bounds})
     object.__setattr__(world.deps, "settings", configuration)
@@ -287,7 +291,7 @@ def running(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
 
 
 def connect(running: Running, *, tls: bool = True) -> socket.socket:
-    raw = socket.create_connection(("127.0.0.1", running.port), timeout=5)
+    raw = socket.create_connection(("127.0.0.1", running.port), timeout=PATIENCE)
     if not tls:
         return raw
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -323,7 +327,7 @@ REQUEST = b"POST /v1/challenge HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
 def test_silent_clients_are_let_go(running: Running, name: str, tls: bool, said: bytes) -> None:
     with connect(running, tls=tls) as connection:
         connection.sendall(said)
-        assert closed_within(connection, 3.0)
+        assert closed_within(connection, PATIENCE)
     with connect(running) as connection:  # the twin: who speaks is answered
         connection.sendall(REQUEST)
         assert connection.recv(15) == b"HTTP/1.1 200 OK"
