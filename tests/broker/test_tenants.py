@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
-from sqlalchemy import event
+from sqlalchemy import event, text
 
 from chrysalis.api import initdata as initdata_form
 from chrysalis.broker import audit, judging, openapi
@@ -374,6 +374,20 @@ def test_results_that_have_not_ended(world: World, reasons: Reasons) -> None:
     assert world.attest(world.domain(world.rival)).status_code == 200
     world.clock.advance(601)  # they have ended
     assert world.attest(world.domain(world.acme)).status_code == 200
+
+
+def test_results_of_a_database_that_was_set_back(world: World, reasons: Reasons) -> None:
+    limited(world, results=2)
+    database = world.deps.store.database
+    with database.writing() as db:
+        db.execute(text("UPDATE counters SET value = 1000 WHERE name = 'changes'"))
+    assert world.attest(world.domain(world.acme)).status_code == 200
+    with database.writing() as db:  # a standby that lagged by all of that
+        db.execute(text("DELETE FROM results"))
+        db.execute(text("UPDATE counters SET value = 0 WHERE name = 'changes'"))
+    for _ in range(2):
+        assert world.attest(world.domain(world.acme)).status_code == 200
+    assert reasons(world.attest(world.domain(world.acme))) == ["QuotaExceeded"]
 
 
 def test_attestations_a_minute(world: World, reasons: Reasons) -> None:

@@ -258,6 +258,7 @@ class ResultsRoom(Room):
         if (
             last is not None
             and last.at <= now
+            and last.changes <= changes  # lower: the database was set back
             and last.most + changes - last.changes < min(allowance.quotas.results, allowance.quotas.attestations_per_minute)
         ):
             return
