@@ -6,6 +6,7 @@ import base64
 import json
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from chrysalis.api.policy_gpu import GpuRevocation, GpuRules
+from chrysalis.attestation.gpu import chain
 from chrysalis.attestation.gpu.evidence import GpuEvidence
 from chrysalis.attestation.gpu.reasons import GpuError
 from chrysalis.clock import ManualClock
@@ -20,11 +23,12 @@ from chrysalis.wire import bounded_http
 from chrysalis.wire.bounded_http import Bounds, Fault, HttpFault, Request
 from chrysalis.wire.gpu import GpuDevice
 from chrysalis.wire.gpu_service_settings import NRAS_URL, OCSP_URL, GpuServiceSettings, NrasSettings, OcspSettings
-from chrysalis.wire.gpu_services import NrasClient, OcspClient, authorities, request_body
+from chrysalis.wire.gpu_services import NrasClient, OcspClient, ask, authorities, request_body
 from e2e.gpu_services import faults
 from e2e.gpu_services.nras import SimulatedNras
 from e2e.gpu_services.server import JWKS, OCSP, SimulatedGpuServices
 from e2e.simtd import gpu as simulated
+from e2e.simtd.gpu_pool import GpuPool
 
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 NONCE = bytes(range(32))
@@ -78,6 +82,33 @@ def test_each_authority_below_the_root_is_asked_about_once() -> None:
 # Over which way
 
 
+class Nobody:
+    """Services that must not be asked."""
+
+    def ask(self, sent: Any, nonce: bytes) -> Any:
+        raise AssertionError("asked")
+
+    answers = ask
+
+
+class Asked(Nobody):
+    """A responder that answers."""
+
+    def answers(self, pairs: Any, nonce: bytes = b"") -> Any:
+        return [b"an answer"] * len(pairs)
+
+
+@pytest.mark.parametrize("change", [{"complete": False}, {"certificates": HOPPER.certificates[:2]}], ids=["no root", "no authority"])
+def test_nobody_is_asked_about_a_chain_that_no_answer_could_check(monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]) -> None:
+    rules = GpuRules.model_validate(GpuPool(1).rules()).model_copy(update={"revocation": GpuRevocation.REQUIRED})
+    whole = chain.read
+    assert len(ask(sent(HOPPER), rules=rules, nonce=NONCE, nras_source=Nobody(), ocsp_source=Asked()).ocsp) == 3  # the twin
+    monkeypatch.setattr(chain, "read", lambda pem: replace(whole(pem), **change))
+    with pytest.raises(GpuError) as refused:
+        ask(sent(HOPPER), rules=rules, nonce=NONCE, nras_source=Nobody(), ocsp_source=Nobody())
+    assert (refused.value.reason, bool(refused.value.remedy)) == ("GpuRevocationNotChecked", True)
+
+
 def test_the_defaults_are_nvidias() -> None:
     assert (NrasSettings().url, NrasSettings().keys_url) == (NRAS_URL, NRAS_URL + "/.well-known/jwks.json")
     assert (OcspSettings().url, OcspSettings().nonce) == (OCSP_URL, True)
@@ -104,9 +135,9 @@ def test_settings_that_are_not_taken(document: dict[str, Any]) -> None:
 
 def test_a_service_whose_certificate_nobody_vouches_for(services: SimulatedGpuServices) -> None:
     nras, ocsp = clients(services, nras={"caFile": None}, ocsp={"caFile": None})
-    for ask in (lambda: nras.ask(sent(HOPPER), NONCE), lambda: ocsp.answers(authorities(sent(HOPPER)))):
+    for asking in (lambda: nras.ask(sent(HOPPER), NONCE), lambda: ocsp.answers(authorities(sent(HOPPER)))):
         with pytest.raises(GpuError) as refused:
-            ask()
+            asking()
         assert refused.value.reason == "GpuServiceUnavailable"
         assert "CERTIFICATE_VERIFY_FAILED" in refused.value.detail
     assert services.asked == {}

@@ -79,6 +79,7 @@ def ask(
     if rules.revocation is GpuRevocation.REQUIRED:
         if ocsp_source is None:
             raise GpuError(_R.GPU_SERVICE_NOT_CONFIGURED, "the policy requires OCSP answers, and no responder is configured", "gpu.ocsp")
+        _check_checkable(sent)
         found = ocsp_source.answers(authorities(sent))
     if rules.backend is GpuBackend.NRAS:
         if nras_source is None:
@@ -90,6 +91,15 @@ def ask(
         nras_issuer=said.issuer if said else "",
         ocsp=GpuAnswers.of_ocsp(found),
     )
+
+
+def _check_checkable(sent: Sequence[GpuDevice]) -> None:
+    """Ask nobody about a chain that no answer could make wholly checked: raises GpuError (GpuRevocationNotChecked)."""
+    for place, device in enumerate(devices(sent)):
+        found = chain.read(device.chain)
+        if not found.complete or not found.revocable:
+            what = "no authority" if found.complete else "no root"
+            raise GpuError(_R.GPU_REVOCATION_NOT_CHECKED, f"device {place}: its chain has {what}, so that OCSP cannot check all of it")
 
 
 def authorities(sent: Sequence[GpuDevice]) -> list[Pair]:
