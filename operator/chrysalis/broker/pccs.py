@@ -23,17 +23,16 @@ from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocum
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.broker.collateral_reasons import Answer, CollateralReason, DocumentKey, Failure
 from chrysalis.broker.collateral_settings import CollateralSettings
+from chrysalis.wire import bounded_http
+from chrysalis.wire.bounded_http import Fault, HttpFault
 
 MAX_DOCUMENT_BYTES = 1024 * 1024
 """TCB infos have about 10 KiB, the largest known PCK CRL about 100 KiB."""
 MAX_CHAIN_CHARACTERS = 32 * 1024
 MAX_DETAIL = 512
-PIECE_BYTES = 64 * 1024
 TCB_INFO_CHAIN_HEADERS = ("tcb-info-issuer-chain", "sgx-tcb-info-issuer-chain")
 """The second is that of version 3, which some caches still send."""
 _HEX = re.compile(rb"\s*[0-9a-fA-F\s]+\s*")
-_PAGES = ("text/html", "application/xhtml", "image/", "video/", "audio/", "multipart/")
-"""Content types that say by themselves that this is no collateral; PCCSs disagree about all others."""
 _C = CollateralReason
 
 
@@ -88,6 +87,8 @@ class PccsFetcher:
                 return await self._document(http, key, anchor)
         except _Refused as refused:
             return refused.failure
+        except HttpFault as fault:
+            return _failure(key, fault)
         except (TimeoutError, httpx.TimeoutException):
             return Failure(_C.TIMED_OUT, f"the {key.kind.value} did not arrive within {self._seconds:g} s")
         except (httpx.RemoteProtocolError, httpx.ReadError, httpx.DecodingError) as error:
@@ -139,40 +140,21 @@ class PccsFetcher:
     async def _get(self, http: httpx.AsyncClient, path: str, query: dict[str, str], chain_headers: Sequence[str]) -> tuple[bytes, str]:
         """The body and the issuer chain (PEM; empty where no header is asked for)."""
         url = f"{self._base}{path}" if path.startswith("/") else path
-        body = bytearray()
         async with http.stream("GET", url, params=query or None) as response:
-            _check_head(response)
+            if response.status_code in (404, 410):
+                raise _Refused(_C.NOT_FOUND, f"{response.request.url.path} answered {response.status_code}"[:MAX_DETAIL])
+            body = await bounded_http.read(response, MAX_DOCUMENT_BYTES)
             found = next((response.headers[name] for name in chain_headers if response.headers.get(name)), "")
             issuers = unquote(found) if len(found) <= 3 * MAX_CHAIN_CHARACTERS else ""
             if chain_headers and not 0 < len(issuers) <= MAX_CHAIN_CHARACTERS:
                 raise _Refused(_C.ISSUER_CHAIN_MISSING, f"the answer has no usable header {chain_headers[0]}")
-            async for piece in response.aiter_bytes(PIECE_BYTES):  # nothing is decoded: see _check_head
-                body += piece
-                if len(body) > MAX_DOCUMENT_BYTES:
-                    raise _Refused(_C.ANSWER_TOO_LARGE, f"the answer has over {MAX_DOCUMENT_BYTES} bytes")
-        return bytes(body), issuers
+        return body, issuers
 
 
-def _check_head(response: httpx.Response) -> None:
-    status, words = response.status_code, f"{response.request.url.path} answered {response.status_code}"[:MAX_DETAIL]
-    if response.is_redirect or response.has_redirect_location:
-        raise _Refused(_C.REDIRECTED, "the answer is a redirection, which is not followed", response.headers.get("location", ""))
-    if status in (404, 410):
-        raise _Refused(_C.NOT_FOUND, words)
-    if status == 429:
-        raise _Refused(_C.THROTTLED, words)
-    if status >= 500:
-        raise _Refused(_C.SERVER_ERROR, words)
-    if status != 200:
-        raise _Refused(_C.STATUS_UNEXPECTED, words)
-    content = response.headers.get("content-type", "").lower()
-    if content.startswith(_PAGES):
-        raise _Refused(_C.CONTENT_UNEXPECTED, "the answer is a page, not a document", content)
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise _Refused(_C.CONTENT_UNEXPECTED, "the answer is compressed, which was not asked for")
-    length = response.headers.get("content-length", "")
-    if length.isascii() and length.isdigit() and int(length[:20]) > MAX_DOCUMENT_BYTES:
-        raise _Refused(_C.ANSWER_TOO_LARGE, f"the answer has over {MAX_DOCUMENT_BYTES} bytes")
+def _failure(key: DocumentKey, fault: HttpFault) -> Failure:
+    """400 and 422 say nothing of their own here: a PCCS is asked for a document, and given none."""
+    reason = _C.STATUS_UNEXPECTED if fault.fault is Fault.REFUSED else _C(fault.fault.value)
+    return Failure(reason, f"{key.kind.value}: {fault.message}", fault.detail)
 
 
 def _signed(kind: DocumentKind, body: bytes, member: str, issuers: str) -> SignedDocument:
