@@ -34,6 +34,14 @@ TCB_INFO_CHAIN_HEADERS = ("tcb-info-issuer-chain", "sgx-tcb-info-issuer-chain")
 """The second is that of version 3, which some caches still send."""
 _HEX = re.compile(rb"\s*[0-9a-fA-F\s]+\s*")
 _C = CollateralReason
+_FAULTS = {
+    Fault.REDIRECTED: (_C.REDIRECTED, "the answer is a redirection, which is not followed"),
+    Fault.THROTTLED: (_C.THROTTLED, "the source is asked more often than it allows"),
+    Fault.SERVER_ERROR: (_C.SERVER_ERROR, "the source says that it has failed"),
+    Fault.CONTENT_UNEXPECTED: (_C.CONTENT_UNEXPECTED, "the answer is a page, or compressed, which was not asked for"),
+    Fault.ANSWER_TOO_LARGE: (_C.ANSWER_TOO_LARGE, "the answer has more bytes than any document"),
+}
+_ANY_OTHER = (_C.STATUS_UNEXPECTED, "the source answers with another status than 200")
 
 
 class CollateralFetcher(Protocol):
@@ -142,7 +150,7 @@ class PccsFetcher:
         url = f"{self._base}{path}" if path.startswith("/") else path
         async with http.stream("GET", url, params=query or None) as response:
             if response.status_code in (404, 410):
-                raise _Refused(_C.NOT_FOUND, f"{response.request.url.path} answered {response.status_code}"[:MAX_DETAIL])
+                raise _Refused(_C.NOT_FOUND, "the source says that it has no such document", response.request.url.path)
             body = await bounded_http.read(response, MAX_DOCUMENT_BYTES)
             found = next((response.headers[name] for name in chain_headers if response.headers.get(name)), "")
             issuers = unquote(found) if len(found) <= 3 * MAX_CHAIN_CHARACTERS else ""
@@ -152,9 +160,8 @@ class PccsFetcher:
 
 
 def _failure(key: DocumentKey, fault: HttpFault) -> Failure:
-    """400 and 422 say nothing of their own here: a PCCS is asked for a document, and given none."""
-    reason = _C.STATUS_UNEXPECTED if fault.fault is Fault.REFUSED else _C(fault.fault.value)
-    return Failure(reason, f"{key.kind.value}: {fault.message}", fault.detail)
+    reason, said = _FAULTS.get(fault.fault, _ANY_OTHER)
+    return Failure(reason, f"{key.kind.value}: {said}", f"{fault.message} {fault.detail}".strip()[:MAX_DETAIL])
 
 
 def _signed(kind: DocumentKind, body: bytes, member: str, issuers: str) -> SignedDocument:
