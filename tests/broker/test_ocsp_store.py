@@ -66,6 +66,7 @@ def test_an_answer_is_kept_and_another_replica_has_it(store: Store, database_url
 def test_an_older_answer_changes_nothing(store: Store) -> None:
     store.keep_ocsp([answer(state=OcspState.REVOKED)], now=100)
     assert store.keep_ocsp([answer(this_update=99)], now=101) == {ONE: OcspKept.ROLLED_BACK}
+    assert store.keep_ocsp([answer(this_update=100)], now=101) == {ONE: OcspKept.ROLLED_BACK}
     assert store.ocsp_rows([ONE])[ONE].state is OcspState.REVOKED
     assert store.keep_ocsp([answer(this_update=101)], now=102) == {ONE: OcspKept.STORED}  # the twin
     assert store.ocsp_rows([ONE])[ONE].state is OcspState.GOOD

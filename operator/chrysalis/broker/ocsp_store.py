@@ -30,7 +30,7 @@ class OcspKept(StrEnum):
     """What became of a proved answer."""
 
     STORED = "stored"
-    ROLLED_BACK = "rolled-back"  # older than the kept one, which stays
+    ROLLED_BACK = "rolled-back"  # older than the kept one, or no newer than a revocation, which stays
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,8 @@ class OcspRoom(Room):
         self.database.transact(note)
 
     def keep_ocsp(self, answers: Sequence[NewAnswer], now: int) -> dict[str, OcspKept]:
-        """Store proved answers, unless they are older than what is stored: a revocation cannot be replayed away.
+        """Store proved answers, unless they are older than what is stored: a revocation cannot be replayed away, nor by a good answer of
+        the same thisUpdate, which some responders set for a whole batch.
 
         Where one revokes what was not known to be revoked, all living results are judged again, in the same transaction.
         """
@@ -130,7 +131,9 @@ class OcspRoom(Room):
                 if held is None:  # forgotten meanwhile
                     continue
                 confirmed = {"next_attempt_at": answer.next_attempt_at, "failures": 0}
-                if answer.this_update < held.this_update:
+                same_time = answer.this_update == held.this_update
+                unsaid = same_time and held.state == OcspState.REVOKED.value and answer.state is OcspState.GOOD
+                if answer.this_update < held.this_update or unsaid:
                     kept[answer.digest] = OcspKept.ROLLED_BACK
                     continue
                 content = {"body": answer.body, "state": answer.state.value, "this_update": answer.this_update, "ends_at": answer.ends_at}
