@@ -69,7 +69,7 @@ def test_a_wait_ends_without_a_change(world: World) -> None:
     start = number(world)
     began = time.monotonic()
     assert poll(world, start, wait=1).json() == {"schemaVersion": "chrysalis/v1", "results": [], "next": start}
-    assert 0.9 < time.monotonic() - began < 3
+    assert 0.9 < time.monotonic() - began < watch.MAX_WAIT_SECONDS  # however busy the machine is
 
 
 def test_filters_and_tenants(world: World) -> None:
