@@ -54,6 +54,14 @@ def test_base64_that_is_cut_is_damage(text: bytes) -> None:
         armor.from_base64(text)
 
 
+def test_two_texts_between_lines_are_not_run_together() -> None:
+    """Their lines are hyphens and letters, which are digits of the URL-safe alphabet."""
+    one = b"-----BEGIN A-----\nAAAA\n-----END A-----"
+    assert armor.from_base64(one) == bytes(3)
+    with pytest.raises(ValueError, match="more than one text"):
+        armor.from_base64(one + b"\n" + one)
+
+
 def test_gzip() -> None:
     packed = gzip.compress(RAW)
     assert armor.inflated(packed, len(RAW)) == RAW

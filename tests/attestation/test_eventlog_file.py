@@ -88,6 +88,10 @@ DAMAGED: list[tuple[str, bytes, str]] = [
     ("JSON that ends early", b'{"log": "', "begins like JSON"),
     ("deep JSON", b"[" * 100_000, "begins like JSON"),
     ("two logs", json.dumps({"a": BASE64, "b": OTHER.hex()}).encode(), "different logs: a, b"),
+    ("two logs of one way", json.dumps({"a": {"b": BASE64}, "a.b": OTHER.hex()}).encode(), "different logs: a.b, a.b"),
+    ("two logs of one name", f'{{"a": "{BASE64}", "a": "{OTHER.hex()}"}}'.encode(), "'a' twice"),
+    ("two logs of one name, in a text", json.dumps({"x": BASE64, "y": f'{{"a": "{OTHER.hex()}", "a": 1}}'}).encode(), "'a' twice"),
+    ("more objects than a report has", b"[" + b"{}," * 30_000 + b"0]", "holds more than is read"),
     ("numbers that are no log", json.dumps(list(range(200))).encode(), "JSON"),
     ("more than is read", b"0" * (eventlog_file.MAX_FILE_BYTES + 1), "at most"),
     ("a binary of something else", b"\x7fELF" + bytes(100), "Spec ID"),
@@ -109,6 +113,37 @@ def test_how_deep_json_is_gone_through() -> None:
     assert eventlog_file.begins_like_a_log(eventlog_file.read(json.dumps(deep).encode()))
     with pytest.raises(AttestationError, match="JSON"):
         eventlog_file.read(json.dumps({"a": deep}).encode())
+
+
+def _packed(events: bytes, place: int) -> str:
+    """A whole table of padding in a thousand characters; each of other bytes, and each the same log."""
+    raw = events.ljust(eventlog.MAX_LOG_BYTES, eventlog.PADDING[-1:])
+    return base64.b64encode(gzip.compress(raw, mtime=place)).decode()
+
+
+def test_packed_logs_are_unpacked_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    unpacked: list[int] = []
+    inflated = eventlog_file.armor.inflated
+
+    def counting(data: bytes, limit: int) -> bytes:
+        unpacked.append(len(data))
+        return inflated(data, limit)
+
+    monkeypatch.setattr(eventlog_file.armor, "inflated", counting)
+    same = [_packed(LOG, place) for place in range(eventlog_file.MAX_PACKED)]
+    assert eventlog_file.begins_like_a_log(eventlog_file.read(json.dumps(same).encode()))
+    assert len(unpacked) == eventlog_file.MAX_PACKED
+    with pytest.raises(AttestationError, match="texts of gzip"):
+        eventlog_file.read(json.dumps([*same, *same]).encode())
+    unpacked.clear()
+    with pytest.raises(AttestationError, match="different logs: 0, 1"):
+        eventlog_file.read(json.dumps([_packed(LOG + bytes([place]), place) for place in range(30)]).encode())
+    assert len(unpacked) == 2  # what is unpacked is not collected
+
+
+def test_a_long_name_is_not_written_again_for_each_thing_under_it() -> None:
+    ways = [path for path, _ in envelope.leaves({"n" * 100_000: {"m" * 100_000: ["a", "b"]}})]
+    assert ways == [f"{'n' * 64}.{'m' * 64}.{place}" for place in (0, 1)]
 
 
 @given(st.binary(max_size=400))

@@ -90,6 +90,7 @@ FORMS: dict[str, bytes] = {
     "hex-in-a-padded-buffer": QUOTE.hex().encode() + bytes(96),
     "json-text": json.dumps(QUOTE.hex()).encode(),
     "json-both-the-same": json.dumps({"quote": QUOTE.hex(), "intel_quote": BASE64}).encode(),
+    "json-with-many-packed": json.dumps([base64.b64encode(gzip.compress(QUOTE, mtime=place)).decode() for place in range(64)]).encode(),
     "json-with-a-large-log": json.dumps({"cc_eventlog": "A" * 700_000, "quote": BASE64}).encode(),
     **{f"json-{name}": json.dumps({name: QUOTE.hex()}).encode() for name in MEMBERS},
 }
@@ -128,6 +129,25 @@ DAMAGED: list[tuple[str, bytes, str]] = [
     ("a list of numbers that are no quote", json.dumps(list(range(256))).encode(), "QuoteUnreadable"),
     ("a list of two", json.dumps([{"quote": BASE64}, {"quote": QUOTE_V5.hex()}]).encode(), "QuoteMalformed"),
     ("two under names that nobody knows", json.dumps({"a": QUOTE.hex(), "b": QUOTE_V5.hex()}).encode(), "QuoteMalformed"),
+    ("two of one way", json.dumps({"a": {"b": QUOTE.hex()}, "a.b": QUOTE_V5.hex()}).encode(), "QuoteMalformed"),
+    (
+        "two of one way and of a known name",
+        json.dumps({"a": {"x": {"quote": QUOTE.hex()}}, "a.x": {"quote": QUOTE_V5.hex()}}).encode(),
+        "QuoteMalformed",
+    ),
+    ("two of one name that nobody knows", f'{{"a": "{QUOTE.hex()}", "a": "{QUOTE_V5.hex()}"}}'.encode(), "QuoteMalformed"),
+    (
+        "two of one name, in a text",
+        json.dumps({"a": QUOTE.hex(), "b": f'{{"quote": "{QUOTE_V5.hex()}", "quote": 1}}'}).encode(),
+        "QuoteMalformed",
+    ),
+    ("two between lines", ARMOR + b"\n" + ARMOR, "QuoteUnreadable"),
+    ("more objects than a report has", b"[" + b"{}," * 30_000 + b"0]", "QuoteUnreadable"),
+    (
+        "more packed texts than a report has",
+        json.dumps([base64.b64encode(gzip.compress(QUOTE, mtime=place)).decode() for place in range(65)]).encode(),
+        "QuoteMalformed",
+    ),
     ("an empty list", b"[]", "QuoteUnreadable"),
     ("JSON without a quote", b'{"report": "00"}', "QuoteUnreadable"),
     ("JSON that ends early", b'{"quote": "04000', "QuoteUnreadable"),

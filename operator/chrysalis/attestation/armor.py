@@ -54,6 +54,8 @@ def from_base64(text: bytes) -> bytes | None:
     lines = _LINES.match(text)
     if lines is None and b"-----" in text:
         return None  # hyphens are digits of the URL-safe alphabet
+    if lines is not None and b"-----" in lines[2]:
+        raise ValueError("there is more than one text between PEM-like lines")
     packed = b"".join((lines[2] if lines else text).split())
     if _BASE64.match(packed) is None:
         return None

@@ -13,20 +13,54 @@ from chrysalis.attestation import armor
 
 MAX_NESTING = 8
 """Objects, lists and JSON texts around a piece of evidence: one service puts another's answer into its own."""
+MAX_CONTAINERS = 20_000
+"""Objects and lists in one JSON text: each takes a hundred times the room of its two brackets.  Reports have some hundreds."""
+_MOST_OF_NAME = 64
+"""Characters of a name in a way; a long name is not written out again for each thing under it."""
 _ENCODED = ("eyJ", "ewo", "eyA", "W3s")
 """How base64 of JSON begins."""
 
 
+class Ambiguous(ValueError):
+    """JSON of which something would stay hidden: a name stands twice in one object."""
+
+
+class TooMuch(Ambiguous):
+    """JSON of more objects and lists than are gone through."""
+
+
+def parsed(text: bytes | str) -> Any:
+    """What JSON holds; raises Ambiguous, TooMuch, another ValueError for what is no JSON, or RecursionError.
+
+    Parsers differ in which of two members of one name they take, so one of them would be hidden from whoever reads on.
+    """
+    brackets: int = text.count(b"{") + text.count(b"[") if isinstance(text, bytes) else text.count("{") + text.count("[")
+    if brackets > MAX_CONTAINERS:
+        raise TooMuch(f"it has more than {MAX_CONTAINERS} objects and lists")
+    return json.loads(text, object_pairs_hook=_object)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for place, name in enumerate(names) if name in names[:place]) if len(names) < 1000 else "a member"
+        raise Ambiguous(f"it names {twice[:_MOST_OF_NAME]!r} twice")
+    return found
+
+
 def nested(text: str) -> Any:
-    """The object or list that a text holds as JSON, or as base64 of JSON; None for any other text."""
+    """The object or list that a text holds as JSON, or as base64 of JSON; None for any other text; raises Ambiguous."""
     start = text[:16].lstrip()
     try:
         if start[:1] in ("{", "["):
-            found = json.loads(text)
+            found = parsed(text)
         elif start.startswith(_ENCODED) and (raw := armor.from_base64(text.strip().encode())) is not None:
-            found = json.loads(raw)
+            found = parsed(raw)
         else:
             return None
+    except Ambiguous:
+        raise
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict | list) else None
@@ -59,4 +93,10 @@ def leaves(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, st
             return
         value = inner
     for name, item in items(value):
-        yield from leaves(item, f"{path}.{name}" if path else name, depth + 1)
+        if isinstance(item, dict | list | str):
+            yield from leaves(item, below(path, name), depth + 1)
+
+
+def below(path: str, name: str) -> str:
+    """The way to a member, for people: two members may have the same."""
+    return f"{path}.{name[:_MOST_OF_NAME]}" if path else name[:_MOST_OF_NAME]

@@ -6,7 +6,7 @@ firmware's log and is not read.
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from typing import Any
 
 from chrysalis.attestation import armor, envelope
@@ -15,6 +15,8 @@ from chrysalis.attestation.reasons import AttestationError, AttestationReason
 
 MAX_FILE_BYTES = 6 * MAX_LOG_BYTES
 """Of a file that holds a log as text."""
+MAX_PACKED = 64
+"""Texts of gzip that are unpacked in a search for the log: each may hold MAX_LOG_BYTES in a thousand characters."""
 _HEADER_BYTES = 32
 _TEXT_OF_HEADER = 4 * (_HEADER_BYTES + len(SIGNATURE))
 
@@ -48,41 +50,57 @@ def begins_like_a_log(raw: bytes) -> bool:
 
 
 def _from_json(text: bytes) -> bytes:
+    first: tuple[str, bytes, bytes] | None = None
     try:
-        document: Any = json.loads(text)
+        for path, raw in _logs(envelope.parsed(text)):
+            events = raw.rstrip(PADDING)  # what fills up a log's table differs from copy to copy
+            if first is not None and events != first[2]:
+                raise _malformed(f"the JSON holds different logs: {first[0]}, {path}"[:400])
+            first = first or (path, raw, events)
+    except envelope.TooMuch as error:
+        raise _malformed(f"the file begins like JSON but holds more than is read: {error}") from error
+    except envelope.Ambiguous as error:
+        raise _malformed(f"the JSON is ambiguous: {error}") from error
     except (ValueError, RecursionError) as error:
         raise _malformed(f"the file begins like JSON but is none: {str(error)[:200]}") from error
-    found: dict[bytes, tuple[str, bytes]] = {}  # by the log without what fills up its table, which differs from copy to copy
-    for path, leaf in envelope.leaves(document):
-        if (raw := _log_of(leaf)) is not None:
-            found.setdefault(raw.rstrip(PADDING), (path, raw))
-    if not found:
+    if first is None:
         raise _malformed("this is a log in JSON, or JSON without a log; only the firmware's own binary log is read")
-    if len(found) > 1:
-        raise _malformed(f"the JSON holds different logs: {', '.join(path for path, _ in found.values())}"[:400])
-    return next(raw for _, raw in found.values())
+    return first[1]
 
 
-def _log_of(leaf: str | bytes) -> bytes | None:
-    """The log that a text or a list of bytes holds; most texts of a report are something else, and soon known as such."""
-    if isinstance(leaf, bytes):
-        return leaf if begins_like_a_log(leaf) else None
-    if len(leaf) < _TEXT_OF_HEADER // 2 or not leaf.isascii():
-        return None
-    try:
-        raw = _from_text(leaf.strip().encode())
-    except AttestationError:
-        return None
-    return raw if raw is not None and begins_like_a_log(raw) else None
+def _logs(document: Any) -> Iterator[tuple[str, bytes]]:
+    """The logs in a report; most of its texts are something else, and soon known as such."""
+    packed = 0
+    for path, leaf in envelope.leaves(document):
+        if isinstance(leaf, bytes):
+            raw: bytes | None = leaf
+        elif len(leaf) < _TEXT_OF_HEADER // 2 or not leaf.isascii():
+            continue
+        else:
+            try:
+                raw = _decoded(leaf.strip().encode())
+                if raw is not None and raw[:2] == armor.GZIP:
+                    packed += 1
+                    raw = _inflated(raw) if packed <= MAX_PACKED else raw
+            except AttestationError:
+                continue
+            if packed > MAX_PACKED:
+                raise _malformed(f"the JSON holds more than {MAX_PACKED} texts of gzip")
+        if raw is not None and begins_like_a_log(raw):
+            yield path, raw
 
 
 def _from_text(text: bytes) -> bytes | None:
+    raw = _decoded(text)
+    return None if raw is None else _inflated(raw)
+
+
+def _decoded(text: bytes) -> bytes | None:
     try:
         raw = armor.from_hex(text)
-        raw = armor.from_base64(text) if raw is None else raw
+        return armor.from_base64(text) if raw is None else raw
     except ValueError as error:
         raise _malformed(f"the text of the event log is damaged: {error}") from error
-    return None if raw is None else _inflated(raw)
 
 
 def _inflated(raw: bytes) -> bytes:

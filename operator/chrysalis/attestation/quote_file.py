@@ -6,7 +6,6 @@ any member, if what is in it begins like a quote.  Judges form only.
 
 from __future__ import annotations
 
-import json
 import re
 import struct
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ MAX_QUOTE_BYTES = 64 * 1024
 """Of a quote, padding included, and of a file that is nothing but a quote."""
 MAX_REPORT_BYTES = 2 * 1024 * 1024
 """Of a JSON report, which may carry an event log beside the quote."""
+MAX_PACKED = 64
+"""Texts of gzip that are unpacked in a search for the quote: each may hold MAX_QUOTE_BYTES in a hundred characters."""
 MEMBERS = ("quote", "tdx_quote", "td_quote", "intel_quote")
 """What vendors call the quote: most `quote`; az-tdx-vtpm `td_quote`; hosted inference services `intel_quote`."""
 
@@ -29,7 +30,8 @@ _KEY_TYPES = (2, 3)
 _TDX = 0x81
 _TEES = (0, _TDX)
 _DIGITS = re.compile(r"(?:0[xX])?\s*0[45]\s*00", re.ASCII)
-_ENCODED = ("BAAC", "BAAD", "BQAC", "BQAD", "H4sI")
+_GZIP_TEXT = "H4sI"
+_ENCODED = ("BAAC", "BAAD", "BQAC", "BQAD", _GZIP_TEXT)
 """How base64 of a quote (version 4 or 5, key type 2 or 3) begins, and that of a gzip stream."""
 
 
@@ -109,26 +111,42 @@ def _from_json(text: bytes) -> bytes:
         return _from_value(document, "the JSON text")
     if not isinstance(document, dict | list):
         raise _unreadable("the JSON holds no quote")
-    found = _quotes(document)
+    try:
+        found = _quotes(document)
+    except envelope.Ambiguous as error:
+        raise _malformed("JSON within the JSON is ambiguous", str(error)[:256]) from error
     if not found:
         named = ", ".join(f"`{name}`" for name in MEMBERS[1:])
         raise _unreadable(f"the JSON has no member `quote` (nor {named}), and nothing in it begins like a quote")
-    if len(set(found.values())) > 1:
-        raise _malformed(f"the JSON holds different quotes: {', '.join(found)}"[:400])
-    return next(iter(found.values()))
+    if len({raw for _, raw in found}) > 1:
+        raise _malformed(f"the JSON holds different quotes: {', '.join(path for path, _ in found)}"[:400])
+    return found[0][1]
 
 
 def _parsed(text: bytes | str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_object)
+        return envelope.parsed(text)
+    except envelope.TooMuch as error:
+        raise _unreadable("the JSON holds more than is read", str(error)) from error
+    except envelope.Ambiguous as error:
+        raise _malformed("the JSON is ambiguous", str(error)[:256]) from error
     except (ValueError, RecursionError) as error:
         raise _unreadable("the file begins like JSON but is none", str(error)[:256]) from error
 
 
-def _quotes(document: Any) -> dict[str, bytes]:
-    """The quotes by where they stand: what has a known name, or else what begins like a quote."""
-    named = {path: _from_value(value, f"the member `{path}`") for path, value in _named(document)}
-    return named or dict(_unnamed(document))
+def _quotes(document: Any) -> list[tuple[str, bytes]]:
+    """The quotes with where they stand: what has a known name, or else what begins like a quote."""
+    named = [(path, _from_value(value, f"the member `{path}`")) for path, value in _named(document)]
+    return named or _first_two(_unnamed(document))
+
+
+def _first_two(found: Iterator[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
+    """The first, and the first that is another one: no more are kept, since each may have been packed a hundred times smaller."""
+    first = next(found, None)
+    if first is None:
+        return []
+    other = next((item for item in found if item[1] != first[1]), None)
+    return [first] if other is None else [first, other]
 
 
 def _named(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
@@ -136,17 +154,23 @@ def _named(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, An
     if depth > envelope.MAX_NESTING:
         return
     if isinstance(value, dict):
-        own = [(path + name, value[name]) for name in MEMBERS if name in value and not envelope.is_container(value[name])]
+        own = [(envelope.below(path, name), value[name]) for name in MEMBERS if name in value and not envelope.is_container(value[name])]
         if own:
             yield from own
             return
     for name, item in envelope.items(value):
-        yield from _named(item, f"{path}{name}.", depth + 1)
+        if isinstance(item, dict | list):
+            yield from _named(item, envelope.below(path, name), depth + 1)
 
 
 def _unnamed(document: Any) -> Iterator[tuple[str, bytes]]:
     """What begins like a quote, under whatever name: as text, as a list of its bytes, within JSON that is kept as a text."""
+    packed = 0
     for path, leaf in envelope.leaves(document):
+        if isinstance(leaf, str) and leaf[:16].lstrip().startswith(_GZIP_TEXT):
+            packed += 1
+            if packed > MAX_PACKED:
+                raise _malformed(f"the JSON holds more than {MAX_PACKED} texts of gzip")
         raw = leaf if isinstance(leaf, bytes) else _in_text(leaf, path)
         if _is_tdx(raw):
             yield path, raw
@@ -160,14 +184,6 @@ def _in_text(text: str, path: str) -> bytes:
         return _inflated(_from_value(text, path))
     except AttestationError:
         return b""  # it only looked like one
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Parsers differ in which of two members of one name they take: a quote that is named twice is ambiguous."""
-    names = [name for name, _ in pairs if name in MEMBERS]
-    if len(names) != len(set(names)):
-        raise _malformed("the JSON names its quote twice")
-    return dict(pairs)
 
 
 def _from_value(value: object, what: str) -> bytes:

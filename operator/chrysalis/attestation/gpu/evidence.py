@@ -10,7 +10,6 @@ What the JSON says beside report and certificates is not signed.  It is kept to 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +21,8 @@ from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
 
 MAX_EVIDENCE_BYTES = 4 * 1024 * 1024
 MAX_DEVICES = MAX_GPUS + MAX_SWITCHES
+MAX_ITEMS = 50_000
+"""Commas; a device has some dozen members."""
 MAX_TEXT = 128
 DIGEST_CONTEXT = b"chrysalis/v1/gpu-evidence"
 _R = GpuReason
@@ -80,10 +81,14 @@ def from_json(text: bytes | str, chain_data: bytes | None = None) -> list[GpuEvi
     if len(text) > MAX_EVIDENCE_BYTES:
         raise GpuError(_R.GPU_EVIDENCE_TOO_LARGE, f"the evidence has {len(text)} bytes; at most {MAX_EVIDENCE_BYTES} are read")
     try:
-        document = json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)
+        plain = text.decode("utf-8-sig") if isinstance(text, bytes) else text
+        if plain.count(",") > MAX_ITEMS:
+            raise GpuError(_R.GPU_EVIDENCE_TOO_LARGE, f"the evidence has more than {MAX_ITEMS} members and items")
+        found = _found(envelope.parsed(plain), {}, 0)
+    except envelope.Ambiguous as error:
+        raise _unreadable("the evidence is ambiguous", str(error)[:200]) from error
     except (ValueError, RecursionError) as error:
         raise _unreadable("the evidence is not JSON", str(error)[:200]) from error
-    found = _found(document, {}, 0)
     if not found:
         raise _unreadable("the evidence has no device, that is, nothing with a member `evidence`")
     if len(found) > MAX_DEVICES:
@@ -93,11 +98,15 @@ def from_json(text: bytes | str, chain_data: bytes | None = None) -> list[GpuEvi
 
 def _found(value: Any, shared: dict[str, Any], depth: int) -> list[dict[str, Any]]:
     """The devices in here, in their order, each with the nonce and architecture that an object around it states for all."""
-    if depth > envelope.MAX_NESTING:
-        return []
     if isinstance(value, str):
         value = envelope.nested(value)
+    if depth > envelope.MAX_NESTING:
+        if value and isinstance(value, dict | list):
+            raise _unreadable(f"the evidence is nested deeper than {envelope.MAX_NESTING} levels, where devices would be passed over")
+        return []
     if isinstance(value, dict) and _is_device(value):
+        if any(_found(item, {}, depth + 1) for item in value.values() if isinstance(item, dict | list)):
+            raise _unreadable("a device of the evidence holds another one")
         return [shared | value]
     members = list(envelope.items(value))
     devices = {name for name, item in members if isinstance(item, dict) and _is_device(item)}
