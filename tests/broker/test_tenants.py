@@ -172,6 +172,18 @@ def test_two_tenants_use_one_key_id_for_one_model(world: World) -> None:
     assert key_of(world, world.domain(world.acme), "acme") == world.rival.identity
 
 
+def test_who_is_no_tenants_owner_any_more_stands_in_nobodys_way(world: World) -> None:
+    """An owner's key that was replaced by another, or a tenant who was thrown out for taking names first."""
+    assert put_key(world, world.rival, "acme").status_code == 201
+    assert key_of(world, world.domain(world.acme), "acme") == world.acme.identity  # the twin
+    both = world.deps.records._tenants
+    left = Tenants([tenant for tenant in both.all if world.acme.public.hex() not in tenant.owner_keys])
+    world.deps.records._tenants = left
+    world.deps.store._keys_named._held.clear()  # another start
+    assert key_of(world, world.domain(world.acme), "acme") == world.rival.identity
+    assert key_of(world, model(world, world.acme, keyOwner=world.acme.public.hex()), "acme") == "OwnerNotAllowed"
+
+
 def test_a_result_stays_its_owners(world: World, reasons: Reasons) -> None:
     """Judged again after its owner has changed the model, it is not taken over by another owner's record of the same name."""
     result = world.attest(world.domain(world.acme)).json()["resultId"]

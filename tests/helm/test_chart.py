@@ -170,6 +170,9 @@ def test_the_anchor_is_a_config_map_that_only_the_broker_writes(helm: str) -> No
     assert of_kind(found, "RoleBinding")[name]["subjects"] == [
         {"kind": "ServiceAccount", "name": "chrysalis-broker", "namespace": "chrysalis-system"}
     ]
+    assert "annotations" not in of_kind(found, "ConfigMap")[name]["metadata"], "its database goes with its volume"
+    shared = of_kind(rendered(helm, DATABASE, "broker.rootKeySecret=root"), "ConfigMap")[name]
+    assert shared["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
     off = rendered(helm, "broker.anchor.enabled=false")
     settings = yaml.safe_load(of_kind(off, "ConfigMap")["chrysalis-broker"]["data"]["broker.yaml"])
     assert "anchor" not in settings

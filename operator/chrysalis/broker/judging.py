@@ -221,7 +221,7 @@ class Judge:
         stored: StoredKey | None = (
             self._store.key(owner, model.key_id, records)
             if owner
-            else self._store.key_named(model.key_id, model.digest, (model.key_owner or "").lower(), records)
+            else self._store.key_named(model.key_id, model.digest, (model.key_owner or "").lower(), records, self._records.is_owner)
         )
         if stored is None:
             raise BrokerError(

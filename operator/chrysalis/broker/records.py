@@ -107,6 +107,10 @@ class OwnersRecords:
         self._floors.check_new(Kind.POLICY, stored.owner, name, stored.version)
         return self._store.put_policy(stored, unix(self._clock.now()), self._allowance(stored.owner))  # 3
 
+    def is_owner(self, owner: str) -> bool:
+        """Whether the settings list this owner's key (hex) among a tenant's."""
+        return self._tenants.of(owner) is not None
+
     def record(self, stored: StoredKey) -> KeyRecord:
         """The key record's signed members; `key` is empty.
 

@@ -1,7 +1,8 @@
 """The tables of owners' documents: key records and policies, whose versions only grow.
 
 Both are named within their owner: no owner can take a name from another, or learn that it is used.  What names a key record without an
-owner (initdata without `keyOwner`) names it by its id and its model; among owners who have both, it is the one who stored them first.
+owner (initdata without `keyOwner`) names it by its id and its model; among owners who have both, it is the one who stored them first and
+is still a tenant's: who was taken out of the settings, an owner's key that was replaced, stands in nobody's way.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _KEY_MEMBERS = select(
 )
 _KEY = Prepared(_KEY_MEMBERS.where(_K.owner == bindparam("owner"), _K.key_id == bindparam("key_id")))
 _NAMED = (_K.key_id == bindparam("key_id"), _K.model_digest == bindparam("model_digest"))
-_KEY_NAMED = Prepared(_KEY_MEMBERS.where(*_NAMED).order_by(_K.number).limit(1))
+_OWNERS_NAMED = select(_K.owner).where(*_NAMED).order_by(_K.number)
 _KEY_OF_OWNER_NAMED = Prepared(_KEY_MEMBERS.where(*_NAMED, _K.owner == bindparam("owner")))
 _NEWEST_NUMBER = Prepared(select(func.coalesce(func.max(_K.number), 0)))
 _POLICY = Prepared(select(_P.owner, _P.name, _P.version, _P.payload, _P.envelope).where(*_OWNERS).order_by(_P.version.desc()).limit(1))
@@ -88,10 +89,29 @@ class RecordsRoom(Room):
         """
         return self._keys.find((owner, key_id), records, lambda: self._read(_key, owner, key_id))
 
-    def key_named(self, key_id: str, model_digest: str, owner: str = "", records: int | None = None) -> StoredKey | None:
-        """The record of this id for this model: the owner's where one is given, else that of who stored it first.  records: as in `key`."""
-        name = (key_id, model_digest, owner)
-        return self._keys_named.find(name, records, lambda: self._read(_key_named, *name))
+    def key_named(
+        self,
+        key_id: str,
+        model_digest: str,
+        owner: str = "",
+        records: int | None = None,
+        known: Callable[[str], bool] = lambda _owner: True,
+    ) -> StoredKey | None:
+        """The record of this id for this model: the owner's where one is given, else that of the known owner who stored it first.
+
+        known: whether an owner is any tenant's; where none is, the first of all is found, for its reader to refuse.  What is known
+        does not change while a broker runs.  records: as in `key`.
+        """
+
+        def read() -> StoredKey | None:
+            with self.database.reading() as db:
+                if owner:
+                    return _key_of_owner_named(db, key_id, model_digest, owner)
+                owners = db.execute(_OWNERS_NAMED, {"key_id": key_id, "model_digest": model_digest}).scalars().all()
+                chosen = next((each for each in owners if known(each)), owners[0] if owners else None)
+                return None if chosen is None else _key_of_owner_named(db, key_id, model_digest, chosen)
+
+        return self._keys_named.find((key_id, model_digest, owner), records, read)
 
     def keys_named(self, key_id: str, owners: Collection[str] | None) -> list[StoredKey]:
         """These owners' records of an id (None: of every owner), by owner."""
@@ -183,9 +203,8 @@ def _key(db: Connection, owner: str, key_id: str) -> StoredKey | None:
     return None if row is None else StoredKey(*row)
 
 
-def _key_named(db: Connection, key_id: str, model_digest: str, owner: str) -> StoredKey | None:
-    name = {"key_id": key_id, "model_digest": model_digest}
-    row = _KEY_OF_OWNER_NAMED.row(db, name | {"owner": owner}) if owner else _KEY_NAMED.row(db, name)
+def _key_of_owner_named(db: Connection, key_id: str, model_digest: str, owner: str) -> StoredKey | None:
+    row = _KEY_OF_OWNER_NAMED.row(db, {"key_id": key_id, "model_digest": model_digest, "owner": owner})
     return None if row is None else StoredKey(*row)
 
 
