@@ -14,7 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chrysalis.broker import anchor_settings, anchors, audit_store
-from chrysalis.broker.anchor_keeper import Keeper
+from chrysalis.broker.anchor_keeper import LOOK_SECONDS, Keeper
 from chrysalis.broker.anchor_places import FilePlace
 from chrysalis.broker.anchors import Anchor, State
 from chrysalis.broker.audit import AuditEvent
@@ -392,6 +392,32 @@ def test_an_anchor_that_is_taken_away_under_a_running_broker_is_put_back(world: 
     assert ended == [1]
     assert keeper.stale
     assert not path.exists()
+
+
+def test_an_anchor_that_is_taken_away_while_nothing_changes_is_put_back(world: World, anchor: Anchor, tmp_path: Path) -> None:
+    """Every minute, and at the end at the latest: else the next start would miss it, and nobody would know any more."""
+    path = tmp_path / "elsewhere" / "anchor.json"
+    noted = anchors.begin(world.deps.store.database, anchor, unix(world.clock.now()))
+    keeper = Keeper(world.deps.store.database, anchor, 600, world.clock, noted=noted)
+    path.unlink()
+    keeper.follow()
+    assert not path.exists()  # a quiet broker asks for nothing at each round
+    world.clock.advance(LOOK_SECONDS)
+    keeper.follow()
+    assert anchor.read() == noted
+    path.unlink()
+    keeper.start()
+    keeper.stop()
+    assert anchor.read() == noted
+    path.unlink()
+    path.parent.rename(tmp_path / "away")  # the place does not answer: nothing lags, so the broker stays ready
+    keeper.follow(look=True)
+    assert keeper.failure is None
+    (tmp_path / "away").rename(path.parent)
+    path.write_text("{}")
+    keeper.follow(look=True)
+    assert isinstance(keeper.failure, BrokerError)
+    assert keeper.failure.reason == BrokerReason.ANCHOR_INVALID
 
 
 @pytest.mark.parametrize("settings", [{}, {"file": "/x", "configMap": {"namespace": "n", "name": "m"}}])

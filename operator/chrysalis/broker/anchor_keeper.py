@@ -14,6 +14,10 @@ from chrysalis.clock import Clock
 
 log = logging.getLogger(__name__)
 
+LOOK_SECONDS = 60.0
+"""How often the anchor is looked for where nothing has changed: one that was taken away is put back by who still knows it, and is not
+missed by the next start."""
+
 
 class Keeper:
     """Follows within the staleness of its settings, until it is stopped."""
@@ -38,6 +42,7 @@ class Keeper:
         self._clock = clock
         self._end = threading.Event()
         self._noted = noted
+        self._looked = clock.monotonic()
         self._failing_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="anchor", daemon=True)
         self.failure: Exception | None = None
@@ -65,13 +70,18 @@ class Keeper:
             return True
         return self._clock.monotonic() - since >= self._seconds  # the commit was up to one round before the first failure
 
-    def follow(self) -> None:
-        """Note the newest state if it is not noted; a failure is kept and logged, and the next round tries again."""
+    def follow(self, look: bool = False) -> None:
+        """Note the newest state if it is not noted; a failure is kept and logged, and the next round tries again.
+
+        look: see also whether what was noted is still there, as is done every LOOK_SECONDS.
+        """
         try:
             with self._database.reading() as db:
                 seq, digest = audit_store.head(db)
             if self._noted is None or (seq, digest) != (self._noted.audit_seq, self._noted.audit_hash):
                 self._advance()
+            elif look or self._clock.monotonic() - self._looked >= LOOK_SECONDS:
+                self._look()
             self.failure, self._failing_since = None, None
         except Exception as error:  # a database or a place that does not answer now
             reason = error.reason if isinstance(error, BrokerError) else ""
@@ -82,7 +92,17 @@ class Keeper:
             if reason == BrokerReason.STATE_ROLLED_BACK:  # a restored snapshot, a standby that was behind: its history is not noted
                 self._rolled_back()
 
+    def _look(self) -> None:
+        """See whether the anchor is there; a place that does not answer is no failure where nothing lags behind."""
+        try:
+            self._advance()
+        except BrokerError as error:
+            if error.reason != BrokerReason.ANCHOR_UNUSABLE:
+                raise
+            log.warning("the anchor is not looked for", extra={"event": "AnchorNotSeen", "error": error.detail})
+
     def _advance(self) -> None:
+        self._looked = self._clock.monotonic()
         there = self._anchor.read()
         if there is None and self._noted is not None:
             # This process knows what was noted, and looks whether the database still goes on from there: so it is put back.
@@ -97,4 +117,4 @@ class Keeper:
     def _run(self) -> None:
         while not self._end.wait(self._seconds):
             self.follow()
-        self.follow()
+        self.follow(look=True)
