@@ -114,6 +114,7 @@ DAMAGED: dict[str, bytes] = {
     "a document that is a number": json.dumps(PLAIN | {"tcb_info": 5}).encode(),
     "a list that is a number": json.dumps(PLAIN | {"pck_crl": 5}).encode(),
     "numbers that are no bytes": json.dumps(PLAIN | {"pck_crl": [256]}).encode(),
+    "a member under two names": TEXT.replace('"pck_crl":', '"pckCrl":"00","pck_crl":').encode(),
     "a member twice": TEXT.replace('"pck_crl":', '"pck_crl":"00","pck_crl":').encode(),
     **{f"without {name}": json.dumps({key: value for key, value in PLAIN.items() if key != name}).encode() for name in TEXT_FIELDS},
     **{f"without {name} ": json.dumps({key: value for key, value in PLAIN.items() if key != name}).encode() for name in HEX_FIELDS},

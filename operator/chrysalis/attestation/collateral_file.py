@@ -51,7 +51,10 @@ def _found(text: str, depth: int = 0) -> dict[str, str] | None:
         listed = text[1:-1].strip()
         return _found(listed, depth + 1) if len(json.loads(text)) == 1 and listed[:1] == "{" else None
     members = exact_json.members(text)
-    named = {_NAMES[plain]: value for name, value in members.items() if (plain := name.replace("_", "").lower()) in _NAMES}
+    known = [(_NAMES[plain], value) for name, value in members.items() if (plain := name.replace("_", "").lower()) in _NAMES]
+    named = dict(known)
+    if len(named) != len(known):
+        raise ValueError("a member stands there under two of its names")
     if "tcb_info" in named and "qe_identity" in named:
         return named
     inner = (_found(value, depth + 1) for value in members.values() if value[:1] in ("{", "["))
