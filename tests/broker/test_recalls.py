@@ -48,6 +48,18 @@ def replica(world: World) -> EarKeys:
     )
 
 
+def test_more_keys_than_a_list_holds_are_not_recalled(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recall is never taken back, so one too many would end the list for good."""
+    monkeypatch.setattr("chrysalis.broker.ear_keys.MAX_RECALLED", 3)
+    kids = [letter * 43 for letter in "abcd"]
+    with pytest.raises(BrokerError) as caught:
+        world.deps.ear_keys.recall(kids, reason="typed wrong")
+    assert caught.value.reason == "StateUnusable"
+    assert listed(world).keys == []
+    assert world.deps.ear_keys.recall(kids[:3], reason="stolen").kids == kids[:3]  # the twin
+    assert listed(world).kids == set(kids[:3])
+
+
 def test_a_recall_ends_what_the_key_signed_and_is_published(world: World, reasons: Reasons) -> None:
     old = world.attest(world.domain(world.acme)).json()
     assert listed(world).keys == []

@@ -33,7 +33,7 @@ from chrysalis.errors import ChrysalisError
 from chrysalis.wire import ear_keys as form
 from chrysalis.wire.ear_keys import Algorithm, CertifiedKey
 from chrysalis.wire.reasons import WireReason
-from chrysalis.wire.recalls import RecalledKey, RecallList
+from chrysalis.wire.recalls import MAX_RECALLED, RecalledKey, RecallList
 
 log = logging.getLogger(__name__)
 
@@ -172,6 +172,12 @@ class EarKeys:
             new = recalls_store.put(db, kids, now, reason)
             if not new:
                 return Recalled([], 0)
+            if len(recalls_store.read(db)) > MAX_RECALLED:  # or no list could be published any more
+                raise BrokerError(
+                    BrokerReason.STATE_UNUSABLE,
+                    f"more than {MAX_RECALLED} keys would be recalled; no list of them is read",
+                    "recall only kids that were this broker's; where so many leaked, set up a new one and let workers pin its keys",
+                )
             mark(db, Counter.SHARED)
             message = "the key that signed this result was recalled; attest again"
             ended = fresh_start.end_living(db, now, WireReason.KEY_RECALLED, message, by="recall", signed_by=frozenset(new))

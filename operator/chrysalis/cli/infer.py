@@ -103,9 +103,7 @@ def command(
     Nothing is sent before the worker is verified, and the answer says in which mode it was.  Exit code 1 when it is refused or the job
     fails, 3 when the worker cannot be reached.
     """
-    if policy.stat().st_size > MAX_POLICY_BYTES:
-        raise click.UsageError(f"{policy} is over {MAX_POLICY_BYTES} bytes")
-    text = policy.read_bytes()
+    text = files.read(policy, MAX_POLICY_BYTES)
     accepted, envelope = read_policy(text), read_envelope(text)
     try:
         limit = parse_amount(maximum)
