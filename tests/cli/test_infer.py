@@ -238,3 +238,10 @@ def test_services_that_cannot_be_asked(shell: Shell, words: list[str], said: str
 
 def test_services_that_the_policy_does_not_want_are_not_asked(shell: Shell) -> None:
     assert shell.json("--nras-url", "https://127.0.0.1:1", "--ocsp-url", "http://127.0.0.1:1")["gpu"] is None
+
+
+def test_a_policy_without_end_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["infer", "--endpoint", "https://127.0.0.1:1", "--policy", "/dev/zero", "x"])
+    assert ended.value.code == 2
+    assert "FileUnreadable" in capsys.readouterr().err
