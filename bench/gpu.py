@@ -1,6 +1,7 @@
 """attest.gpu: one Hopper GPU's report judged under a policy, its measurements compared with driver and VBIOS reference values.
 
 A broker meets the same device again and again, so its chain's signatures are kept by the chain's bytes; both times are measured.
+The signatures of the authorities above, which all devices share, are kept by their own bytes.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _row(name: str, rounds: list[float], reach: float | None) -> Row:
         id=name,
         value=value,
         unit="ms CPU",
-        reference=f"median of {len(rounds)}, fastest {min(rounds):.2f} ms; chain's signatures {'verified anew' if reach else 'at hand'}",
+        reference=f"median of {len(rounds)}, fastest {min(rounds):.2f} ms; chain's signatures {'of the device verified anew' if reach else 'at hand'}",
         ratio=None,
         reach=None if reach is None else f"≤ {reach:.0f} ms",
         ok=None if reach is None else value <= reach,

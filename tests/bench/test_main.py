@@ -83,3 +83,10 @@ def test_the_table_marks_a_bound_that_was_missed_and_no_other() -> None:
     missed, met = program.table([_row("a", ok=False), _row("b", ok=True)]).splitlines()[1:]
     assert "MISSED" in missed
     assert "MISSED" not in met
+
+
+def test_arguments_measure_nothing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    measured = _area(monkeypatch, "verify", ("verify.a",))
+    monkeypatch.setattr(program, "AREAS", ("verify",))
+    assert program.main(["--help"]) == 2
+    assert (measured, "usage: make bench" in capsys.readouterr().err) == ([], True)

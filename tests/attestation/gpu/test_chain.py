@@ -12,6 +12,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -124,6 +125,17 @@ def test_other_architectures(architecture: str, expected: str) -> None:
 
 def test_a_chain_of_three_is_enough_and_names_no_firmware() -> None:
     assert chain.read(_built()).fwid is None
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_no_signature_is_remembered_for_other_bytes(place: int) -> None:
+    """Authorities' signatures are remembered where they hold; one that is changed in its last byte is another."""
+    assert chain.read(DEVICE.chain).certificates[place] == C[place]
+    changed = bytearray(C[place].public_bytes(Encoding.DER))
+    changed[-1] ^= 1
+    with pytest.raises(GpuError) as refused:
+        chain.read(pem(*C[:place], x509.load_der_x509_certificate(bytes(changed)), *C[place + 1 :]))
+    assert refused.value.reason == "GpuCertificateInvalid"
 
 
 @pytest.mark.parametrize("name", INVALID)

@@ -60,6 +60,8 @@ _EXPLANATION = re.compile(rb"[\t\n\r\x20-\x7e]*")
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 _FAMILIES = (("GH", GpuArchitecture.HOPPER), ("GB", GpuArchitecture.BLACKWELL), ("LS10", GpuArchitecture.LS10))
 _R = GpuReason
+FIRST_SHARED = 2
+"""The place in a chain from which on certificates are not one device's own."""
 _T = TypeVar("_T", bound=x509.ExtensionType)
 
 
@@ -208,7 +210,7 @@ def verify_path(certificates: Sequence[x509.Certificate], reason: GpuReason, *, 
             if rootless and certificate is certificates[-1]:
                 return
             issuer = certificates[min(place + 1, len(certificates) - 1)]
-            _issued(certificate, issuer, reason)
+            _issued(certificate, issuer, place, reason)
     except UNREADABLE_X509 as error:
         raise GpuError(reason, "a certificate of the chain is malformed", str(error)[:500]) from error
 
@@ -250,8 +252,8 @@ def _form(certificate: x509.Certificate, place: int, reason: GpuReason) -> None:
         raise GpuError(reason, f"a certificate allows {constraints.path_length} authorities below it, not {place - 1}: {name}")
 
 
-def _issued(certificate: x509.Certificate, issuer: x509.Certificate, reason: GpuReason) -> None:
-    """The issuer's name, key identifier and signature."""
+def _issued(certificate: x509.Certificate, issuer: x509.Certificate, place: int, reason: GpuReason) -> None:
+    """The issuer's name, key identifier and signature of the certificate at this place (0: leaf)."""
     name = certificate.subject.rfc4514_string()
     if certificate.issuer != issuer.subject:
         raise GpuError(
@@ -262,9 +264,18 @@ def _issued(certificate: x509.Certificate, issuer: x509.Certificate, reason: Gpu
     if wanted is not None and wanted.key_identifier is not None and found is not None and wanted.key_identifier != found.digest:
         raise GpuError(reason, f"a certificate names another key of its issuer: {name}")
     try:
-        certificate.verify_directly_issued_by(issuer)
+        if place < FIRST_SHARED:
+            certificate.verify_directly_issued_by(issuer)
+        else:
+            _shared_issued(certificate, issuer)
     except (InvalidSignature, ValueError, TypeError) as error:
         raise GpuError(reason, f"a certificate's signature does not hold: {name}", str(error)) from error
+
+
+@lru_cache(maxsize=64)
+def _shared_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    """An authority's signature, remembered by the bytes of both where it holds: all devices of a make share these."""
+    certificate.verify_directly_issued_by(issuer)
 
 
 def _extension(extensions: x509.Extensions, kind: type[_T]) -> _T | None:
