@@ -65,7 +65,7 @@ def _row(name: str, rounds: list[float], reach: float | None) -> Row:
         id=name,
         value=value,
         unit="ms CPU",
-        reference=f"median of {len(rounds)}, fastest {min(rounds):.2f} ms; signatures {'of the device verified anew' if reach else 'at hand'}",
+        reference=f"median of {len(rounds)}, fastest {min(rounds):.2f} ms; device's chain {'verified anew' if reach else 'at hand'}",
         ratio=None,
         reach=None if reach is None else f"≤ {reach:.0f} ms",
         ok=None if reach is None else value <= reach,
