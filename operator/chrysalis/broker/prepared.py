@@ -83,7 +83,7 @@ class Together:
     """
 
     def __init__(self, *parts: Insert | Update | Delete) -> None:
-        """parts: in the order in which SQLite runs them; the last one's table has a primary key."""
+        """parts: in the order in which SQLite runs them; of the last one the changed rows are counted."""
         *others, last = parts
         told = last.returning(literal_column("1")).cte("last_part")
         others_first = [part.cte(f"part_{number}") for number, part in enumerate(others)]

@@ -17,16 +17,21 @@ from chrysalis.wire.broker import KeyRecord
 from chrysalis.wire.broker_views import AuditLink, AuditList, KeyRecordView, PolicyView
 
 
+def _among(caller: Caller, owner: str) -> frozenset[str] | None:
+    """The owners whose records a caller sees, or of these the one that it names; None: all."""
+    if not owner:
+        return caller.owners
+    named = frozenset({owner.lower()})
+    return named if caller.owners is None else caller.owners & named
+
+
 def key_record(store: Store, caller: Caller, key_id: str, owner: str = "") -> KeyRecordView:
     """A key record without its key.
 
     owner (hex) is needed only where the caller sees records of this id by several owners.
     Raises BrokerError: NotFound, MessageMalformed.
     """
-    owners = caller.owners
-    if owner:
-        owners = frozenset({owner.lower()}) if owners is None else owners & {owner.lower()}
-    found = store.keys_named(key_id, owners)
+    found = store.keys_named(key_id, _among(caller, owner))
     if not found:
         raise _not_found("key record")
     if len(found) > 1:
@@ -43,10 +48,7 @@ def policy(store: Store, caller: Caller, name: str, owner: str = "") -> PolicyVi
     owner (hex) is needed only where the caller sees policies of this name by several owners.
     Raises BrokerError: NotFound, MessageMalformed.
     """
-    owners = caller.owners
-    if owner:
-        owners = frozenset({owner.lower()}) if owners is None else owners & {owner.lower()}
-    found = store.policies_named(name, owners)
+    found = store.policies_named(name, _among(caller, owner))
     if not found:
         raise _not_found("policy")
     if len(found) > 1:

@@ -179,14 +179,18 @@ def _revocation(
         raise click.UsageError("--check-revocation needs --broker and --pin")
     if owner is not None and token is not None:
         raise click.UsageError("give --owner-key or --token-file, not both")
-    bearer: Callable[[], str] | None = None
+    return RevocationCheck(url=broker, spki_sha256=spki, token=_bearer(owner, token, spki), required=check_revocation == "required")
+
+
+def _bearer(owner: Path | None, token: Path | None, spki: str) -> Callable[[], str] | None:
+    """What the broker is asked with: tokens that the owner's key signs for it, or the one in a file; None without both."""
     if owner is not None:
         key, audience = owner_key(owner), bytes.fromhex(spki)
-        bearer = lambda: owner_token.make(key, SystemClock().now(), audience)  # noqa: E731 - as BrokerClient takes it
-    elif token is not None:
+        return lambda: owner_token.make(key, SystemClock().now(), audience)
+    if token is not None:
         shown = read_text(token).strip()
-        bearer = lambda: shown  # noqa: E731
-    return RevocationCheck(url=broker, spki_sha256=spki, token=bearer, required=check_revocation == "required")
+        return lambda: shown
+    return None
 
 
 async def _ask(client: Client, texts: list[str], limit: int, verify_only: bool) -> tuple[VerifiedWorker, Job | None]:
