@@ -46,6 +46,11 @@ class Node:
         """The file that holds the node's network namespace."""
         return Path("/run/netns") / self.namespace
 
+    @property
+    def pod_namespaces(self) -> Path:
+        """The folder with the network namespaces of the node's pods, which containerd makes with the first of them."""
+        return self.folder / "state/io.containerd.grpc.v1.cri/netns"
+
 
 @dataclass(frozen=True)
 class Layout:

@@ -57,12 +57,20 @@ def _strays(layout: Layout) -> list[Path]:
     """
     inside = f"{layout.folder}/".encode()
     results = [path for path in _CNI_RESULTS.iterdir() if inside in _read(path)] if _CNI_RESULTS.is_dir() else []
-    links = [path for path in _CONTAINER_LOGS.glob("*.log") if path.is_symlink()] if _CONTAINER_LOGS.is_dir() else []
-    return results + [path for path in links if os.readlink(path).startswith(f"{layout.folder}/")]
+    links = [path for path in _CONTAINER_LOGS.glob("*.log") if _target(path).startswith(f"{layout.folder}/")]
+    return results + links
+
+
+def _target(path: Path) -> str:
+    """Where a symbolic link points; nowhere where it is none, or is removed meanwhile (see `_read`)."""
+    try:
+        return os.readlink(path)
+    except OSError:
+        return ""
 
 
 def _read(path: Path) -> bytes:
-    """A file's bytes; none where another instance removes its own file meanwhile."""
+    """A file's bytes; none where its owner, or another instance that clears up, removes it meanwhile."""
     try:
         return path.read_bytes()
     except FileNotFoundError:
@@ -73,7 +81,7 @@ def _shim_sockets(layout: Layout) -> list[Path]:
     """The sockets of the containers' shims: in one folder for the whole machine, named in a file that each container has."""
     found: list[Path] = []
     for address in layout.folder.glob("*/state/io.containerd.runtime.v2.task/*/*/address"):
-        path = Path(address.read_text().strip().removeprefix("unix://"))
-        if path.exists():
+        path = Path(_read(address).decode().strip().removeprefix("unix://"))
+        if path.is_socket():
             found.append(path)
     return found

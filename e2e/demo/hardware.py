@@ -151,7 +151,8 @@ def _waiting(pod: dict[str, Any]) -> str:
 
 def _evidence_of(world: World, address: str, report_data: bytes) -> dict[str, str]:
     """Ask the guest's service from inside the network namespace of the pod with this address."""
-    namespaces = sorted(path for node in world.running.layout.nodes for path in node.folder.glob("**/netns/*"))
+    # this one folder and no deeper: other folders of containerd's state come and go with their containers while one looks
+    namespaces = sorted(path for node in world.running.layout.nodes for path in node.pod_namespaces.glob("*"))
     for namespace in namespaces:
         enter = ["nsenter", f"--net={namespace}"]
         if f" {address}/" not in subprocess.run([*enter, "ip", "-4", "-o", "address"], capture_output=True, text=True).stdout:
