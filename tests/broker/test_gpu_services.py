@@ -291,15 +291,48 @@ def test_the_last_good_answers_end(demanding: World, services: SimulatedGpuServi
     accepted(attest(demanding))
 
 
-def test_a_new_key_of_the_service_is_fetched_when_it_is_used(demanding: World, services: SimulatedGpuServices, reasons: Reasons) -> None:
+def test_a_new_key_of_the_service_is_fetched_when_it_is_used(demanding: World, services: SimulatedGpuServices) -> None:
     accepted(attest(demanding))
     services.nras.rotate()
-    assert reasons(attest(demanding)) == ["NrasKeyUnknown"]  # fetched a moment ago
+    accepted(attest(demanding))  # though the key set was fetched a moment ago
+    assert services.asked[JWKS] == 2
+
+
+def test_made_up_key_ids_make_nobody_ask_more_often(demanding: World, services: SimulatedGpuServices, reasons: Reasons) -> None:
+    accepted(attest(demanding))
+    services.behave(Fault.UNKNOWN_KEY, ATTEST)
     for _ in range(5):
-        attest(demanding)
-    assert services.asked[JWKS] == 1  # whoever names keys that are not there makes nobody ask
+        assert reasons(attest(demanding)) == ["NrasKeyUnknown"]
+    assert services.asked[JWKS] == 2
+    services.behave()
+    services.nras.rotate()
+    assert reasons(attest(demanding)) == ["NrasKeyUnknown"]  # what those used up comes back after a minute
     demanding.clock.advance(61)
     accepted(attest(demanding))
+    assert services.asked[JWKS] == 3
+
+
+def test_a_forced_fetch_that_fails_is_not_repeated_at_once(demanding: World, services: SimulatedGpuServices, reasons: Reasons) -> None:
+    accepted(attest(demanding))
+    services.nras.rotate()
+    services.behave(Fault.FAIL, JWKS)
+    for _ in range(3):
+        assert reasons(attest(demanding)) == ["NrasKeyUnknown"]
+    assert services.asked[JWKS] == 2
+    services.behave()
+    demanding.clock.advance(61)
+    accepted(attest(demanding))
+
+
+def test_an_old_key_set_that_cannot_be_fetched_is_not_asked_for_by_an_unknown_key(
+    demanding: World, services: SimulatedGpuServices, reasons: Reasons
+) -> None:
+    accepted(attest(demanding))
+    demanding.clock.advance(3601)
+    services.behave(Fault.FAIL, JWKS)
+    accepted(attest(demanding))
+    services.nras.rotate()
+    assert reasons(attest(demanding)) == ["NrasKeyUnknown"]
     assert services.asked[JWKS] == 2
 
 

@@ -36,7 +36,11 @@ CLAIMS_VERSION = "3.0"
 FRESH_SECONDS = 3600
 RETRY_SECONDS = 60
 STALE_SECONDS = 24 * 3600
-"""A key set is fetched again after the first, not more often than the second, and serves no longer than the third."""
+"""A key set is fetched again after the first, not more often than the second, and serves no longer than the third.
+
+A token that names a key which is not in it has it fetched once more, also right after a fetch (the service may have rotated in between),
+and then not for that reason before the second has passed: whoever answers with made-up key ids makes nobody ask more often.
+"""
 NONCE_BYTES = 32
 SILENT = frozenset({Fault.UNREACHABLE, Fault.TIMED_OUT, Fault.THROTTLED})
 """Any other fault may be of what was asked: a tenant whose policy names a root of its own has the services asked about anything."""
@@ -159,6 +163,7 @@ class NrasClient:
         self._ids: frozenset[str] = frozenset()
         self._fetched_at: float | None = None
         self._tried_at: float | None = None
+        self._forced_at: float | None = None  # the last time that an unknown key id was the only cause
 
     def ask(self, sent: Sequence[GpuDevice], nonce: bytes) -> NrasAnswer:
         """Ask about a session's GPUs.  Raises GpuError: GpuServiceUnavailable; GpuServiceRefused where the service does not take
@@ -186,9 +191,8 @@ class NrasClient:
             return self._pinned(self._settings.jwks_file)
         with self._lock:
             now = self._clock.monotonic()
-            fresh = self._fetched_at is not None and now - self._fetched_at < FRESH_SECONDS
             failure: str | HttpFault | GpuError = HttpFault(Fault.UNREACHABLE, "the last fetch failed a moment ago")
-            if not (fresh and wanted <= self._ids) and (self._tried_at is None or now - self._tried_at >= RETRY_SECONDS):
+            if self._due(now, wanted):
                 self._tried_at = now
                 try:
                     text = fetch(Request(self._settings.keys_url), self._documents, self._transport).decode()
@@ -201,6 +205,20 @@ class NrasClient:
             if self._fetched_at is None or now - self._fetched_at >= STALE_SECONDS:
                 raise unavailable("the key set of NVIDIA's attestation service", failure)
             return self._keys
+
+    def _due(self, now: float, wanted: frozenset[str]) -> bool:
+        """Whether the key set is to be fetched now; notes a fetch that is forced by an unknown key id."""
+        may = self._tried_at is None or now - self._tried_at >= RETRY_SECONDS
+        if self._fetched_at is None or now - self._fetched_at >= FRESH_SECONDS:
+            return may
+        if wanted <= self._ids:
+            return False
+        if self._forced_at is not None and now - self._forced_at < RETRY_SECONDS:
+            return False
+        if self._tried_at != self._fetched_at and not may:  # the last fetch failed a moment ago
+            return False
+        self._forced_at = now
+        return True
 
     def _pinned(self, path: Path) -> str:
         try:
