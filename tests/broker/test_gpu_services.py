@@ -312,30 +312,6 @@ def test_made_up_key_ids_make_nobody_ask_more_often(demanding: World, services: 
     assert services.asked[JWKS] == 3
 
 
-def test_a_forced_fetch_that_fails_is_not_repeated_at_once(demanding: World, services: SimulatedGpuServices, reasons: Reasons) -> None:
-    accepted(attest(demanding))
-    services.nras.rotate()
-    services.behave(Fault.FAIL, JWKS)
-    for _ in range(3):
-        assert reasons(attest(demanding)) == ["NrasKeyUnknown"]
-    assert services.asked[JWKS] == 2
-    services.behave()
-    demanding.clock.advance(61)
-    accepted(attest(demanding))
-
-
-def test_an_old_key_set_that_cannot_be_fetched_is_not_asked_for_by_an_unknown_key(
-    demanding: World, services: SimulatedGpuServices, reasons: Reasons
-) -> None:
-    accepted(attest(demanding))
-    demanding.clock.advance(3601)
-    services.behave(Fault.FAIL, JWKS)
-    accepted(attest(demanding))
-    services.nras.rotate()
-    assert reasons(attest(demanding)) == ["NrasKeyUnknown"]
-    assert services.asked[JWKS] == 2
-
-
 def test_a_pinned_key_set(
     world: World, services: SimulatedGpuServices, references: list[dict[str, Any]], tmp_path: Path, reasons: Reasons
 ) -> None:

@@ -187,6 +187,25 @@ def test_keys_are_fetched_once_for_many_answers(services: SimulatedGpuServices) 
     assert services.asked[JWKS] == 1
 
 
+def test_an_unknown_key_does_not_repeat_a_fetch_that_fails(services: SimulatedGpuServices) -> None:
+    settings, clock = GpuServiceSettings.model_validate(services.settings()).nras, ManualClock(AT)
+    assert settings is not None
+    client = NrasClient(settings, clock)
+    before = client.ask(sent(HOPPER), NONCE).keys
+    services.nras.rotate()
+    services.behave(faults.Fault.FAIL, JWKS)
+    for _ in range(3):
+        assert client.ask(sent(HOPPER), NONCE).keys == before
+    assert services.asked[JWKS] == 2
+    clock.advance(3600)  # now it is old as well
+    for _ in range(3):
+        assert client.ask(sent(HOPPER), NONCE).keys == before
+    assert services.asked[JWKS] == 3
+    services.behave()
+    clock.advance(61)
+    assert client.ask(sent(HOPPER), NONCE).keys == services.nras.jwks != before
+
+
 def test_the_simulated_service_takes_nothing_but_its_form() -> None:
     service, good = SimulatedNras(ManualClock(AT)), json.loads(request_body(sent(HOPPER), NONCE))
     assert service.answer(json.dumps(good).encode()) is not None
