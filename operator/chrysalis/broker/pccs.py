@@ -75,7 +75,7 @@ class PccsFetcher:
 
     def fetch(self, keys: Sequence[DocumentKey], anchor: TrustAnchor) -> Mapping[DocumentKey, Answer]:
         # An event loop of its own: only there a deadline ends a step that waits, wherever it waits.
-        return asyncio.run(self._fetch(keys, anchor))
+        return bounded_http.run(self._fetch(keys, anchor))
 
     async def _fetch(self, keys: Sequence[DocumentKey], anchor: TrustAnchor) -> dict[DocumentKey, Answer]:
         async with httpx.AsyncClient(

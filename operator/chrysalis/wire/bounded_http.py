@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any, TypeVar
 
 import httpx
 
@@ -18,6 +20,9 @@ MAX_DETAIL = 512
 PIECE_BYTES = 64 * 1024
 _PAGES = ("text/html", "application/xhtml", "image/", "video/", "audio/", "multipart/")
 """Content types that say by themselves that this is no document of a service; services disagree about all others."""
+NAME_THREADS = 16
+"""In which one call looks up names."""
+T = TypeVar("T")
 
 
 class Fault(StrEnum):
@@ -67,6 +72,23 @@ class Bounds:
     user_agent: str = "chrysalis"
 
 
+class _Names(ThreadPoolExecutor):
+    """Threads that look up names, and that nobody waits for: the system's resolver cannot be interrupted.
+
+    A name server that does not answer holds one for half a minute; `asyncio.run` would wait for it, whatever the deadline was.
+    """
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run work in an event loop of its own, and return as soon as its deadlines say so.  Blocking."""
+    with asyncio.Runner() as runner:
+        runner.get_loop().set_default_executor(_Names(NAME_THREADS, "names"))
+        return runner.run(work)
+
+
 def fetch(request: Request, bounds: Bounds, transport: httpx.AsyncBaseTransport | None = None) -> bytes:
     """The body of a 200; raises HttpFault.  Blocking."""
     [found] = fetch_all([request], bounds, transport)
@@ -77,7 +99,7 @@ def fetch(request: Request, bounds: Bounds, transport: httpx.AsyncBaseTransport 
 
 def fetch_all(requests: Sequence[Request], bounds: Bounds, transport: httpx.AsyncBaseTransport | None = None) -> list[bytes | HttpFault]:
     """The bodies of all, in order, asked for at once, or why not; never raises for what a server does.  Blocking."""
-    return asyncio.run(_all(requests, bounds, transport))
+    return run(_all(requests, bounds, transport))
 
 
 async def _all(requests: Sequence[Request], bounds: Bounds, transport: httpx.AsyncBaseTransport | None) -> list[bytes | HttpFault]:
