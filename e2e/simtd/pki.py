@@ -94,6 +94,7 @@ class CollateralShape:
     crl_issue: datetime | None = None  # None: with the other documents
     crl_next: datetime | None = None
     root_crl_next: datetime | None = None
+    crl_number: int | None = None  # of both lists; None: the day of their issue
     period: timedelta = PERIOD  # from issue to nextUpdate, where nothing above says otherwise
     revoked: Sequence[str] = ()  # of "pck", "ca", "tcb"
     tampering: Tampering = field(default_factory=Tampering)
@@ -241,10 +242,11 @@ class SimulatedPlatform:
         revoked_by_ca = [self.certificates[name].serial_number for name in shape.revoked if name == "pck"]
         revoked_by_root = [self.certificates[name].serial_number for name in shape.revoked if name != "pck"]
         crl_issue = shape.crl_issue or issue
+        number = int(crl_issue.timestamp()) // 86400 if shape.crl_number is None else shape.crl_number
         return {
             "pck_crl_issuer_chain": pem(self.certificates["ca"], self.certificates["root"]),
-            "root_ca_crl": self._crl("root", revoked_by_root, crl_issue, shape.root_crl_next or crl_issue + shape.period).hex(),
-            "pck_crl": self._crl("ca", revoked_by_ca, crl_issue, shape.crl_next or crl_issue + shape.period).hex(),
+            "root_ca_crl": self._crl("root", revoked_by_root, crl_issue, shape.root_crl_next or crl_issue + shape.period, number).hex(),
+            "pck_crl": self._crl("ca", revoked_by_ca, crl_issue, shape.crl_next or crl_issue + shape.period, number).hex(),
             "tcb_info_issuer_chain": info_chain,
             "tcb_info": info,
             "tcb_info_signature": raw_signature(info_key, info.encode()).hex(),
@@ -253,14 +255,14 @@ class SimulatedPlatform:
             "qe_identity_signature": raw_signature(self.keys["tcb"], identity.encode()).hex(),
         }
 
-    def _crl(self, issuer: str, serials: Sequence[int], issue: datetime, next_update: datetime) -> bytes:
+    def _crl(self, issuer: str, serials: Sequence[int], issue: datetime, next_update: datetime, number: int) -> bytes:
         key = self.keys[issuer]
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificates[issuer].subject)
             .last_update(issue)
             .next_update(next_update)
-            .add_extension(x509.CRLNumber(int(issue.timestamp()) // 86400), critical=False)
+            .add_extension(x509.CRLNumber(number), critical=False)
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         )
         for serial in serials:

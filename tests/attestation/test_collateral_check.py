@@ -30,6 +30,10 @@ def made(platform: SimulatedPlatform = PLATFORM, issue: datetime = AT, **shape: 
     return split(Collateral.from_json(json.dumps(platform.documents(issue, CollateralShape(**shape)))))
 
 
+def of(shape: CollateralShape) -> Collateral:
+    return Collateral.from_json(json.dumps(PLATFORM.documents(AT, shape)))
+
+
 GOOD = made()
 
 
@@ -129,6 +133,44 @@ def _sgx(info: dict[str, Any], identity: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", [DocumentKind.TCB_INFO, DocumentKind.QE_IDENTITY])
 def test_documents_for_sgx(kind: DocumentKind) -> None:
     assert refused(made(tampering=Tampering(edit=_sgx))[kind]) == AttestationReason.COLLATERAL_MISMATCH
+
+
+def edited(which: str, **members: Any) -> CollateralShape:
+    def edit(info: dict[str, Any], identity: dict[str, Any]) -> None:
+        (info if which == "tcb" else identity).update(members)
+
+    return CollateralShape(tampering=Tampering(edit=edit))
+
+
+@pytest.mark.parametrize(("kind", "which", "known"), [(DocumentKind.TCB_INFO, "tcb", 3), (DocumentKind.QE_IDENTITY, "qe", 2)])
+def test_a_document_of_a_version_that_no_appraisal_takes_is_not_kept(kind: DocumentKind, which: str, known: int) -> None:
+    for version in (known - 1, known + 1):
+        assert refused(split(of(edited(which, version=version)))[kind]) == AttestationReason.COLLATERAL_MISMATCH
+    check(split(of(edited(which, version=known)))[kind], ANCHOR, AT)
+
+
+LARGEST = (1 << 63) - 1
+NUMBERS = [(LARGEST, True), (LARGEST + 1, False), (1 << 158, False)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("number", "good"), [*NUMBERS, (0, True)])
+def test_numbers_that_no_database_keeps(kind: DocumentKind, number: int, good: bool) -> None:
+    """RFC 5280 lets a list's number have 20 octets, and JSON lets a number have any length."""
+    which = {DocumentKind.TCB_INFO: "tcb", DocumentKind.QE_IDENTITY: "qe"}.get(kind)
+    shape = CollateralShape(crl_number=number) if which is None else edited(which, tcbEvaluationDataNumber=number)
+    document = split(of(shape))[kind]
+    if good:
+        check(document, ANCHOR, AT)
+        assert document.number == number
+    else:
+        assert refused(document) == AttestationReason.COLLATERAL_MALFORMED
+
+
+@pytest.mark.parametrize("number", [-1, "20", 20.0, True, None, [20]])
+def test_an_evaluation_data_number_is_a_whole_number(number: object) -> None:
+    document = split(of(edited("tcb", tcbEvaluationDataNumber=number)))[DocumentKind.TCB_INFO]
+    assert refused(document) == AttestationReason.COLLATERAL_MALFORMED
 
 
 def test_a_list_in_the_place_of_another() -> None:

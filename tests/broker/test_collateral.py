@@ -344,6 +344,17 @@ def _revoked(bench: Bench) -> dict[DocumentKind, Answer]:
     return dict(made(bench.platform, bench.clock.now(), revoked=("tcb",)))
 
 
+def _numbers(bench: Bench) -> dict[DocumentKind, Answer]:
+    return dict(made(bench.platform, bench.clock.now(), crl_number=1 << 158))
+
+
+def _versions(bench: Bench) -> dict[DocumentKind, Answer]:
+    def edit(info: dict[str, Any], identity: dict[str, Any]) -> None:
+        info["version"], identity["version"] = 4, 3
+
+    return dict(made(bench.platform, bench.clock.now(), tampering=Tampering(edit=edit)))
+
+
 NOT_GENUINE: dict[str, tuple[Callable[[Bench], dict[DocumentKind, Answer]], dict[str, str]]] = {
     "forged": (
         _forged,
@@ -353,6 +364,8 @@ NOT_GENUINE: dict[str, tuple[Callable[[Bench], dict[DocumentKind, Answer]], dict
     "by a leaked platform key": (_by_a_platform, {"tcbInfo": "CollateralSignerInvalid"}),
     "from the future": (_future, dict.fromkeys(("rootCrl", "pckCrl", "tcbInfo", "qeIdentity"), "CollateralNotYetValid")),
     "ended": (_ended, dict.fromkeys(("rootCrl", "pckCrl", "tcbInfo", "qeIdentity"), "CollateralExpired")),
+    "with numbers that no database keeps": (_numbers, dict.fromkeys(("rootCrl", "pckCrl"), "CollateralMalformed")),
+    "of versions that no appraisal takes": (_versions, dict.fromkeys(("tcbInfo", "qeIdentity"), "CollateralMismatch")),
     "by a revoked signer": (_revoked, dict.fromkeys(("tcbInfo", "qeIdentity"), "CertificateRevoked")),
 }
 

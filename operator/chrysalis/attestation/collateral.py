@@ -23,6 +23,8 @@ from chrysalis.clock import parse_rfc3339
 
 MAX_COLLATERAL_BYTES = 4 * 1024 * 1024
 MAX_CHAIN_CERTIFICATES = 5
+MAX_NUMBER = (1 << 63) - 1
+"""Of CRL numbers and evaluation data numbers: what a database keeps.  RFC 5280 allows 20 octets; Intel counts from 1."""
 TEXT_FIELDS = ("pck_crl_issuer_chain", "tcb_info_issuer_chain", "tcb_info", "qe_identity_issuer_chain", "qe_identity")
 HEX_FIELDS = ("root_ca_crl", "pck_crl", "tcb_info_signature", "qe_identity_signature")
 
@@ -210,10 +212,10 @@ def read_document(text: str, what: str) -> Document:
         document = json.loads(text)
         return Document(
             id=str(document["id"]),
-            version=int(document["version"]),
+            version=_number(document["version"]),
             issue_date=parse_rfc3339(document["issueDate"]),
             next_update=parse_rfc3339(document["nextUpdate"]),
-            evaluation_data_number=int(document["tcbEvaluationDataNumber"]),
+            evaluation_data_number=_number(document["tcbEvaluationDataNumber"]),
             fmspc=str(document.get("fmspc", "")).upper(),
             pce_id=str(document.get("pceId", "")).lower(),
         )
@@ -231,9 +233,16 @@ def read_crl(der: bytes, what: str) -> Crl:
             number = crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number
         except x509.ExtensionNotFound:
             number = 0
-        return Crl(crl.last_update_utc, crl.next_update_utc, number)
+        return Crl(crl.last_update_utc, crl.next_update_utc, _number(number))
     except UNREADABLE_X509 as error:
         raise _malformed(f"the collateral's {what} cannot be read", str(error)) from error
+
+
+def _number(value: object) -> int:
+    """A count that only grows; raises ValueError for anything else."""
+    if type(value) is not int or not 0 <= value <= MAX_NUMBER:
+        raise ValueError(f"{str(value)[:64]} is no number from 0 to {MAX_NUMBER}")
+    return value
 
 
 def _malformed(message: str, detail: str = "") -> AttestationError:

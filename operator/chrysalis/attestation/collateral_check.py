@@ -15,11 +15,12 @@ from chrysalis.attestation.anchor import TrustAnchor, follow, of_certificate, p2
 from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.collateral import Collateral, common_name
 from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocument
-from chrysalis.attestation.genuineness import TCB_INFO_ID, TCB_SIGNER
+from chrysalis.attestation.genuineness import QE_IDENTITY_VERSION, TCB_INFO_ID, TCB_INFO_VERSION, TCB_SIGNER
 from chrysalis.attestation.pck_chain import authority_of_crl, verify_raw
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 
 QE_IDENTITY_ID = "TD_QE"
+_WANTED = {DocumentKind.TCB_INFO: (TCB_INFO_ID, TCB_INFO_VERSION), DocumentKind.QE_IDENTITY: (QE_IDENTITY_ID, QE_IDENTITY_VERSION)}
 _R = AttestationReason
 
 
@@ -30,7 +31,7 @@ def check(document: SignedDocument, anchor: TrustAnchor, at: datetime, *, name: 
        identity), a PCK authority (PCK CRL), or the anchor itself (root CRL).
     2. The signature is the signer's, over the exact bytes.
     3. No certificate below the anchor is revoked by `root_crl`, where one is given (itself checked before).
-    4. It is what was asked for: kind, and `name` (the FMSPC of a TCB info, platform or processor of a PCK CRL) where given.
+    4. It is what was asked for: kind, version, and `name` (the FMSPC of a TCB info, platform or processor of a PCK CRL) where given.
     5. It was issued, and is current; a nextUpdate is within a JSON document's life and outside of a list's.
 
     Raises AttestationError: CollateralMalformed, CollateralSignerInvalid, CollateralSignatureInvalid, CollateralMismatch,
@@ -69,9 +70,12 @@ def _check_json(document: SignedDocument, anchor: TrustAnchor, at: datetime, nam
     if not verify_raw(p256(signer), document.signature, document.body):  # 2
         raise AttestationError(_R.COLLATERAL_SIGNATURE_INVALID, f"the {document.kind.value}'s signature does not match its bytes")
     facts = document.facts
-    wanted = TCB_INFO_ID if document.kind is DocumentKind.TCB_INFO else QE_IDENTITY_ID  # 4
+    wanted, version = _WANTED[document.kind]  # 4
     if facts.id != wanted:
         raise AttestationError(_R.COLLATERAL_MISMATCH, f"the {document.kind.value} is for {facts.id[:16]!r}, not for {wanted}")
+    if facts.version != version:  # an appraisal would refuse it, and it would have replaced one that serves
+        message = f"the {document.kind.value} is of version {facts.version}; only version {version} is known"
+        raise AttestationError(_R.COLLATERAL_MISMATCH, message)
     if name and facts.fmspc != name.upper():
         raise AttestationError(_R.COLLATERAL_MISMATCH, f"the TCB info is of platform {facts.fmspc[:16]}, not of {name.upper()}")
 
