@@ -87,6 +87,8 @@ def test_a_restore_revives_no_result(world: World, restored: Any, reasons: Reaso
         assert reasons(new.release("acme", result)) == ["ResultRevoked"]
         view = new.reading(f"/v1/results/{result}").json()
         assert view["revokedReason"] == "StateRestored"
+        told = new.http.get(f"/v1/results/{result}:standing").json()
+        assert (told["living"], told["reason"]) == (False, "StateRestored")
     # Whoever watched the old broker goes on at the new one and sees both ends.
     changes = new.reading(f"/v1/results?wait=1&after={seen}").json()["results"]
     assert {change["resultId"]: change["revokedReason"] for change in changes} == {revoked: "StateRestored", living: "StateRestored"}

@@ -25,10 +25,10 @@ from chrysalis.clock import ManualClock, unix
 from chrysalis.receipts import jws, salted
 from chrysalis.receipts.objects import ClientList, ListedClient, ReceiptKeyCertificate, SettlerToken, Ticket
 from chrysalis.sealing import hpke
-from chrysalis.wire.broker import AttestResult, Challenge, Evidence, Problem, WrappedKey
+from chrysalis.wire.broker import AttestResult, Challenge, Evidence, Problem, ResultStanding, WrappedKey
 from chrysalis.wire.ear import Appraisal, Confirmation, Ear, EarResult, VerifierId
 from chrysalis.wire.ear_keys import CertifiedKey
-from chrysalis.wire.reasons import Refused
+from chrysalis.wire.reasons import Refused, WireError, WireReason
 from chrysalis_worker import keys
 from chrysalis_worker.evidence import RawEvidence
 from chrysalis_worker.gateway import Gateway
@@ -83,6 +83,11 @@ class FakeBroker:
     recalls: str = ""
     edit_certificate: Callable[[ReceiptKeyCertificate], ReceiptKeyCertificate] = lambda certificate: certificate
     attested: list[Evidence] = field(default_factory=list)
+    ended: dict[str, str] = field(default_factory=dict)
+    """Why results have ended, by id."""
+    released: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+    away: bool = False
 
     async def challenge(self) -> Challenge:
         return Challenge(nonce=secrets.token_hex(32), expires_at=self.clock.now() + timedelta(minutes=5))
@@ -143,9 +148,18 @@ class FakeBroker:
     async def release(self, key_id: str, result_id: str) -> WrappedKey:
         if self.refusals:
             raise Refused(self.refusals.pop(0))
+        self.released.append(result_id)
         info = hpke.model_key_info(key_id, self.identity.model.digest, result_id)
         wrapped = hpke.wrap(bytes.fromhex(self.attested[-1].keys.hpke), self.secret.encode(), info)
         return WrappedKey(key_id=key_id, wrapped=base64.b64encode(wrapped).decode(), result_id=result_id)
+
+    async def standing(self, result_id: str) -> ResultStanding:
+        self.asked.append(result_id)
+        if self.away:
+            raise WireError(WireReason.SERVICE_UNREACHABLE, "no answer", "wait")
+        reason = self.ended.get(result_id, "")
+        # No broker wishes for 0; here it leaves the pace to the agent's own bound.
+        return ResultStanding.model_construct(living=not reason, reason=reason, ask_again_seconds=0)
 
 
 @dataclass

@@ -27,7 +27,18 @@ from chrysalis_worker.agent import Agent, Listen, Timing
 from chrysalis_worker.evidence import Gpus, NoGpus
 from chrysalis_worker.reasons import WorkerError, WorkerReason
 
-FAST = Timing(retry_first=0.02, retry_most=0.05, canary_interval=0.05, triton_start=2, poll=0.01, gpu_check=0.05, drain=2, last_pull=1)
+FAST = Timing(
+    retry_first=0.02,
+    retry_most=0.05,
+    canary_interval=0.05,
+    standing=0.03,
+    standing_least=0.03,
+    triton_start=2,
+    poll=0.01,
+    gpu_check=0.05,
+    drain=2,
+    last_pull=1,
+)
 
 
 class Books:
@@ -288,6 +299,94 @@ def test_without_a_broker_it_serves_until_the_result_ends_and_no_longer(go: Any,
             await running.ready()
 
     go(scenario, prepare=lambda w: setattr(w.broker, "life", 1))
+
+
+async def told_ended(running: Running, reason: str = "StateRestored") -> Any:
+    """A worker that serves; then the broker says that its result has ended.  Returns the session that was."""
+    await running.ready()
+    session = running.agent.state.session
+    running.world.broker.ended[session.result.result_id] = reason
+    return session
+
+
+def test_a_result_that_has_ended_is_replaced_at_once(go: Any, body_of: Any) -> None:
+    """The renewal is minutes away."""
+
+    async def scenario(running: Running) -> None:
+        old = await told_ended(running)
+        await running.until(lambda: running.agent.state.session is not old)
+        new = running.agent.state.session.result.result_id
+        broker = running.world.broker
+        await running.until(lambda: broker.released[-1] == new)  # a broker that was set back learns that this domain has the key
+        await running.until(lambda: new in broker.asked)
+        assert (len(broker.attested), running.agent.state.ready) == (2, True)
+        assert running.agent.metrics.results_ended._value.get() == 1
+        assert running.books.orders == ["stop", "restart"]  # Triton was not touched
+        async with await open_connection(running.endpoint) as connection:
+            assert (await connection.send("POST", "/v1/embeddings", content=body_of())).status == 200
+
+    go(scenario)
+
+
+def test_a_result_that_has_ended_and_is_not_replaced_takes_no_job(go: Any, body_of: Any) -> None:
+    async def scenario(running: Running) -> None:
+        await running.ready()
+        async with await open_connection(running.endpoint) as connection:
+            assert (await connection.send("POST", "/v1/embeddings", content=body_of())).status == 200
+            old = await told_ended(running, "MeasurementNotAllowed")
+            running.world.broker.refusals.extend([problem("MeasurementNotAllowed")] * 10_000)
+            await running.until(lambda: not running.agent.state.ready)
+            assert running.world.clock.monotonic() < old.deadline
+            answer = await connection.send("POST", "/v1/embeddings", content=body_of())
+            assert (answer.status, json.loads(answer.body)["error"]["reason"]) == (503, "AttestationExpired")
+            running.world.broker.refusals.clear()
+            await running.ready()
+            assert (await connection.send("POST", "/v1/embeddings", content=body_of())).status == 503  # made under the ended result
+        async with await open_connection(running.endpoint) as other:
+            assert (await other.send("POST", "/v1/embeddings", content=body_of())).status == 200
+
+    go(scenario)
+
+
+def test_a_broker_that_is_busy_or_away_ends_nothing(go: Any) -> None:
+    async def scenario(running: Running) -> None:
+        await running.ready()
+        broker = running.world.broker
+        broker.away = True
+        many = len(broker.asked) + 3
+        await running.until(lambda: len(broker.asked) >= many)
+        assert (running.agent.state.ready, len(broker.attested)) == (True, 1)
+        busy = problem("Busy").model_copy(update={"status": 503})
+        broker.refusals.extend([busy] * 3)
+        broker.away = False
+        old = await told_ended(running)
+        await running.until(lambda: len(broker.refusals) < 2)
+        assert running.agent.state.ready
+        await running.until(lambda: running.agent.state.session is not old)
+        await running.until(lambda: broker.released[-1] == running.agent.state.session.result.result_id)
+
+    go(scenario)
+
+
+def test_the_key_is_asked_for_again_until_the_broker_knows(go: Any) -> None:
+    """Its second answer: that the new result has ended, too; its third: that it is busy."""
+
+    async def scenario(running: Running) -> None:
+        await running.ready()
+        release, answers = running.world.broker.release, [problem("ResultRevoked"), problem("Busy").model_copy(update={"status": 503})]
+
+        async def sometimes(key_id: str, result_id: str) -> Any:
+            if answers:
+                raise Refused(answers.pop(0))
+            return await release(key_id, result_id)
+
+        running.world.broker.release = sometimes
+        await told_ended(running)
+        await running.until(lambda: len(running.world.broker.released) == 2)
+        assert (len(running.world.broker.attested), answers) == (3, [])
+        assert running.world.broker.released[-1] == running.agent.state.session.result.result_id
+
+    go(scenario)
 
 
 def test_a_sick_model_is_restarted(go: Any, body_of: Any) -> None:

@@ -3,7 +3,8 @@
 `python -m chrysalis_worker.agent`, without arguments or environment: everything comes from the measured initdata.
 
     pod information → keys → (evidence → result → GPUs ready) beside (package) → key → model → Triton → canary → ready
-    then: renewal at two thirds of the result's life · a canary every few seconds · drain when the pod ends
+    then: renewal at two thirds of the result's life, or as soon as the broker says that the result has ended
+          a canary every few seconds · drain when the pod ends
     a result that ends without a new one: Triton is stopped and the GPUs take no work, where there are GPUs
 
 Whatever fails is tried again with back-off; the reason stands in the log, in /status and on /readyz.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import random
 import signal
 import sys
@@ -58,6 +60,8 @@ class Timing:
     retry_first: float = 0.25
     retry_most: float = 30.0
     canary_interval: float = 2.0
+    standing: float = 30.0  # between questions whether the result still counts, as long as the broker has not said how often
+    standing_least: float = 5.0
     triton_start: float = 30.0
     poll: float = 0.05
     gpu_check: float = 5.0  # between looks at the GPUs' ready state; the end of a result is looked at when it comes
@@ -97,6 +101,9 @@ class Agent:
         self._orders = Orders(self.paths.supervisor_socket)
         self._ending = asyncio.Event()
         self._suspicion = asyncio.Event()
+        self._result_ended = asyncio.Event()
+        self._key_known = True
+        """Whether the broker knows, as far as the agent does, that this domain has the key."""
         self._serving: list[Serving] = []
         self._gate = GpuGate(self.gpus, self.clock, self.metrics, self.paths.receipts, self._stop_for_gpus)
 
@@ -140,6 +147,7 @@ class Agent:
             self.state.reach(Phase.PACKAGE_FETCHED, bytes=identity.model.package.size_bytes)
             await attested
             tasks.create_task(self._renew(attester))
+            tasks.create_task(self._watch_result(attester))
             await self._retrying("gpus.failed", self._gate.check_open)
             if self._gate.present:
                 self.state.reach(Phase.GPUS_READY)
@@ -223,12 +231,69 @@ class Agent:
         )
 
     async def _renew(self, attester: Attester) -> None:
-        """A new result at two thirds of the old one's life; jobs go on under the old one until it ends."""
+        """A new result at two thirds of the old one's life, or when it has ended; jobs go on under the old one until it ends."""
         while True:
             session = self.state.session
             if session is not None:
-                await asyncio.sleep(max(0.0, session.renew_at - self.clock.monotonic()))
-            await self._retrying("renewal.failed", lambda: self._attest(attester))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._result_ended.wait(), max(0.0, session.renew_at - self.clock.monotonic()))
+            await self._retrying("renewal.failed", lambda: self._renewed(attester))
+            if not self._key_known:
+                await self._retrying("release.failed", lambda: self._show_key(attester))
+
+    async def _watch_result(self, attester: Attester) -> None:
+        """Ask now and then whether the result still counts: it may be revoked, or the broker set back to before it.
+
+        The pauses are the broker's wish, spread by a quarter, and the same while it does not answer: a pool whose broker comes back
+        comes to it one after the other.
+        """
+        pause = self.timing.standing
+        while True:
+            await asyncio.sleep(pause * random.uniform(0.75, 1.25))  # noqa: S311 - spreads questions, guards nothing
+            session = self.state.session
+            if session is None or self._result_ended.is_set():
+                continue
+            try:
+                standing = await attester.broker.standing(session.result.result_id)
+            except ChrysalisError as error:
+                logs.event(LOG, "standing.unknown", logging.DEBUG, reason=str(error.reason))
+                continue
+            pause = max(self.timing.standing_least, float(standing.ask_again_seconds))
+            if standing.living or session is not self.state.session:
+                continue
+            self.metrics.results_ended.inc()
+            logs.event(LOG, "result.ended", logging.WARNING, result=session.result.result_id, reason=standing.reason)
+            self._result_ended.set()
+
+    async def _renewed(self, attester: Attester) -> None:
+        """A new result.  Where the old one has ended already and the broker refuses another, the old one ends here, too."""
+        ended = self._result_ended.is_set()
+        try:
+            await self._attest(attester)
+        except Refused as error:
+            if ended and not error.retryable:
+                self.state.end_results()
+                self._gate.accept(self.clock.monotonic())
+            raise
+        self._result_ended.clear()
+        if ended and Phase.KEY_RELEASED in self.state.phases:
+            self._key_known = False
+
+    async def _show_key(self, attester: Attester) -> None:
+        """Ask for the model key once more, and throw it away.
+
+        A broker that was set back to before it released the key knows from then on that this domain has it, and so does the operator.
+        """
+        session = self.state.session
+        if session is None or self.clock.monotonic() >= session.renew_at:
+            return  # the renewal comes first
+        try:
+            await attester.broker.release(attester.pod.initdata.identity.model.key_id, session.result.result_id)
+        except Refused as error:
+            if error.reasons[0].reason in RESULT_ENDED:
+                await self._attest(attester)
+            raise
+        self._key_known = True
 
     async def _watch_gpus(self) -> None:
         """The GPUs' ready state follows the results: at their end, after each renewal, and where the driver changed it by itself."""

@@ -25,6 +25,9 @@ class Metrics:
         self.attestations = Counter(
             "chrysalis_worker_attestations_total", "Attestations, by outcome or reason", ["outcome"], registry=self.registry
         )
+        self.results_ended = Counter(
+            "chrysalis_worker_results_ended_total", "Results that ended before their time, as the broker said", registry=self.registry
+        )
         self.result_expiry = Gauge(
             "chrysalis_worker_result_expiry_seconds", "Unix time at which the attestation result ends", registry=self.registry
         )

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 from chrysalis.attestation import binding, quote
 from chrysalis.clock import Clock
 from chrysalis.wire import gpu
-from chrysalis.wire.broker import AttestResult, Challenge, Evidence, WrappedKey
+from chrysalis.wire.broker import AttestResult, Challenge, Evidence, ResultStanding, WrappedKey
 from chrysalis_worker import results
 from chrysalis_worker.evidence import EvidenceSource, GpuEvidenceSource, NoGpus
 from chrysalis_worker.keys import DomainKeys, TlsKey
@@ -43,6 +43,9 @@ class Broker(Protocol):
 
     async def release(self, key_id: str, result_id: str) -> WrappedKey:
         """The wrapped model key; raises Refused."""
+
+    async def standing(self, result_id: str) -> ResultStanding:
+        """Whether a result still counts; raises Refused."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Session:
     """Over the broker's nonce."""
     result: AttestResult
     context: ssl.SSLContext
+    asked_at: float
+    """On the monotonic clock: its evidence is not older."""
     deadline: float
     """On the monotonic clock: no job starts at or after this."""
     renew_at: float
@@ -99,6 +104,7 @@ class Attester:
             stored=appraisable,
             result=result,
             context=server_context(certificate, tls.private_pem()),
+            asked_at=asked_at,
             deadline=asked_at + life,
             renew_at=asked_at + life * RENEW_AFTER,
         )

@@ -44,6 +44,7 @@ class WorkerState:
         self._began = clock.monotonic()
         self.phases: dict[Phase, datetime] = {}
         self.session: Session | None = None
+        self._over_until = float("-inf")
         self.canary_passes = False
         self.draining = False
         self.problem: ChrysalisError | None = None
@@ -73,7 +74,15 @@ class WorkerState:
     @property
     def valid(self) -> bool:
         """Whether there is a result that has not ended."""
-        return self.session is not None and self._clock.monotonic() < self.session.deadline
+        return self.session is not None and self._lives(self.session)
+
+    def end_results(self) -> None:
+        """The broker says that the current result has ended, and refuses another: no job starts under it or an earlier one."""
+        if self.session is not None:
+            self._over_until = self.session.asked_at
+
+    def _lives(self, session: Session) -> bool:
+        return session.asked_at > self._over_until and self._clock.monotonic() < session.deadline
 
     @property
     def ready(self) -> bool:
@@ -87,7 +96,7 @@ class WorkerState:
             raise WorkerError(WorkerReason.DRAINING, "the worker is ending", "send the job to another worker")
         if not self.canary_passes:
             raise WorkerError(WorkerReason.NOT_READY, "the model is not ready", "wait, or send the job to another worker")
-        if session is None or self._clock.monotonic() >= session.deadline:
+        if session is None or not self._lives(session):
             raise WorkerError(
                 WorkerReason.ATTESTATION_EXPIRED,
                 "the attestation result under which this connection was made has ended",

@@ -90,6 +90,13 @@ OPERATIONS: tuple[Operation, ...] = (
         problems=(403, 404, 503),
     ),
     Operation(
+        "GET",
+        "/v1/results/{result_id}:standing",
+        "resultStanding",
+        "Whether a result still counts, for the worker whose it is, and when to ask again. Needs no credential.",
+        {200: broker.ResultStanding},
+    ),
+    Operation(
         "PUT",
         "/v1/keys/{key_id}",
         "putKey",

@@ -113,6 +113,12 @@ class StoredResult:
 
 _MEMBERS = tuple(member.name for member in fields(StoredResult))
 _RESULT = Prepared(select(*(results.c[name] for name in _MEMBERS)).where(results.c.result_id == bindparam("result_id")))
+_ONE_STANDING = Prepared(
+    select(results.c.verdict, results.c.expires_at, results.c.revoked_reason).where(results.c.result_id == bindparam("result_id"))
+)
+_LIVING = Prepared(
+    select(func.count()).select_from(results).where(results.c.verdict == bindparam("verdict"), results.c.expires_at > bindparam("now"))
+)
 _SWEEPS = select(func.count()).select_from(reappraisals).scalar_subquery()
 _RELEASING = Prepared(
     select(*INPUTS, _SWEEPS, *(results.c[name] for name in _MEMBERS)).where(results.c.result_id == bindparam("result_id"))
@@ -276,6 +282,18 @@ class ResultsRoom(Room):
         with self.database.reading() as db:
             row = _RESULT.row(db, {"result_id": result_id})
         return None if row is None else StoredResult(*row)
+
+    def standing(self, result_id: str) -> tuple[str, int | None, str | None] | None:
+        """A result's verdict, when it expires and why it was revoked; None without it."""
+        with self.database.reading() as db:
+            row = _ONE_STANDING.row(db, {"result_id": result_id})
+        return None if row is None else (row[0], row[1], row[2])
+
+    def living_results(self, now: int) -> int:
+        """How many accepted results are not over by their own time, revoked ones among them: their workers ask, too."""
+        with self.database.reading() as db:
+            row = _LIVING.row(db, {"verdict": "Accepted", "now": now})
+        return 0 if row is None else int(row[0])
 
     def releasing(self, result_id: str) -> tuple[StoredResult, Inputs, bool] | None:
         """A result whose key is asked for, `inputs`, and whether any evidence is still to be judged again; None without it."""

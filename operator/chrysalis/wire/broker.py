@@ -98,6 +98,18 @@ class ReleaseRequest(Versioned):
     result_id: Annotated[str, Field(max_length=36)]
 
 
+class ResultStanding(Versioned):
+    """GET /v1/results/{id}:standing, for the worker whose result it is: whether it still counts.
+
+    reason: why it has ended (StateRestored, RevokedByOwner, ResultUnknown …); empty while it lives.  askAgainSeconds: the broker's
+    wish; workers spread their questions around it.
+    """
+
+    living: bool
+    reason: Annotated[str, Field(max_length=64)] = ""
+    ask_again_seconds: Annotated[int, Field(ge=1, le=3600)]
+
+
 class WrappedKey(Versioned):
     """The model key, HPKE-sealed to the attested key: base64 of enc ‖ ciphertext."""
 

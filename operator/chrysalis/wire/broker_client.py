@@ -26,6 +26,7 @@ from chrysalis.wire.broker import (
     Problem,
     ReleaseRequest,
     ResultList,
+    ResultStanding,
     ResultView,
     WrappedKey,
 )
@@ -96,6 +97,10 @@ class BrokerClient:
     async def release(self, key_id: str, result_id: str) -> WrappedKey:
         """The model key, wrapped to the HPKE key that the result attests; raises Refused."""
         return await self._ask(WrappedKey, "POST", f"/v1/keys/{_label(key_id)}:release", body=ReleaseRequest(result_id=result_id))
+
+    async def standing(self, result_id: str) -> ResultStanding:
+        """Whether a result still counts; of one that the broker does not know it says that it has ended."""
+        return await self._ask(ResultStanding, "GET", f"/v1/results/{quote(result_id, safe='')}:standing")
 
     async def put_key(self, key_id: str, envelope: Envelope) -> None:
         """Store or update a key record; envelope.payload is a wire.broker.KeyRecord in JSON, signed by its owner."""

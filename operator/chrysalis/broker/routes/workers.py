@@ -1,6 +1,6 @@
-"""What workers call: challenge, attest, release.  They are anonymous until their evidence is accepted.
+"""What workers call: challenge, attest, release, standing.  They are anonymous until their evidence is accepted.
 
-These are Starlette's routes, not FastAPI's: nothing here is injected or documented from signatures, and what FastAPI does
+All but the last are Starlette's routes, not FastAPI's: nothing there is injected or documented from signatures, and what FastAPI does
 around a request for that costs more than a challenge.
 """
 
@@ -13,9 +13,10 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from chrysalis.broker.deps import Deps
-from chrysalis.broker.messages import MAX_EVIDENCE_BODY, MAX_SMALL_BODY, answer, body, label, parse, result_name
+from chrysalis.broker.messages import MAX_EVIDENCE_BODY, MAX_SMALL_BODY, answer, body, label, parameters, parse, result_name
 from chrysalis.broker.origins import origin_of
 from chrysalis.broker.reasons import BrokerError
+from chrysalis.broker.standing import Standings
 from chrysalis.wire.broker import Challenge, Evidence, ReleaseRequest
 
 NOT_ITS_FAULT = frozenset({429, 503})
@@ -24,6 +25,7 @@ NOT_ITS_FAULT = frozenset({429, 503})
 
 def register(app: FastAPI, deps: Deps) -> None:
     """Add the routes."""
+    standings = Standings(deps.store, deps.clock)
 
     async def challenge(request: Request) -> Response:
         await body(request, MAX_SMALL_BODY)
@@ -50,6 +52,11 @@ def register(app: FastAPI, deps: Deps) -> None:
         message = message.model_copy(update={"result_id": result_name(message.result_id)})
         deps.limits.release(origin_of(request.client.host if request.client else None), message.result_id)
         return answer(await run_in_threadpool(deps.results.release, label(request.path_params["key_id"]), message))
+
+    @app.get("/v1/results/{result_id}:standing")
+    async def standing(request: Request, result_id: str) -> Response:
+        parameters(request, ())
+        return answer(await run_in_threadpool(standings.of, result_name(result_id)))
 
     for path, endpoint in (("/v1/challenge", challenge), ("/v1/attest", attest), ("/v1/keys/{key_id}:release", release)):
         app.router.routes.append(_Route(path, endpoint, methods=["POST"]))
