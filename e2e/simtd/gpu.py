@@ -63,6 +63,7 @@ class ReportShape:
     left_out: Sequence[int] = ()
     links: Sequence[bytes] = ()  # PDIs of the switches (of a GPU) or of the GPUs (of a switch)
     edit_opaque: Callable[[dict[int, bytes]], None] | None = None
+    versioned: bool = False  # whether the opaque data has the layout of drivers of CUDA 13.5 and later
 
 
 GOOD = ReportShape()
@@ -112,7 +113,9 @@ class SimulatedDevice:
             body = struct.pack("<BH", 1, len(value)) + value
             record += struct.pack("<BBH", index + 1, 1, len(body)) + body
             count += 1
-        opaque = b"".join(struct.pack("<HH", kind, len(value)) + value for kind, value in self._opaque(shape).items())
+        head = struct.Struct("<H2xH" if shape.versioned else "<HH")
+        opaque = b"NVDAOD\0\0\2\0\0\0" if shape.versioned else b""
+        opaque += b"".join(head.pack(kind, len(value)) + value for kind, value in self._opaque(shape).items())
         response = bytes([0x11, 0x60, 0, 0, count]) + len(record).to_bytes(3, "little") + record
         response += os.urandom(32) + struct.pack("<H", len(opaque)) + opaque
         return request + response + raw_signature(self.keys[0], request + response)

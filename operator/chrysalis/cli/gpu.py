@@ -28,6 +28,7 @@ from chrysalis.clock import SystemClock, rfc3339
 
 MAX_RULES_BYTES = 1024 * 1024
 PEM = b"-----BEGIN CERTIFICATE-----"
+NO_GPU = "there is no GPU in this evidence: only NVSwitches were judged"
 NOT_COMPARED = "the measurements were NOT compared: no --rim and no --rules were given, so what runs on the GPU is not judged"
 _R = GpuReason
 _PATH = click.Path(path_type=Path)
@@ -105,6 +106,7 @@ def verify(
             update={"verdict": "Refused", "reasons": [*refused, *verdict.reasons], "expires_at": None, "limited_by": None}
         )
     notes = [NOT_COMPARED] if verdict.scope == "Genuineness" else []
+    notes += [NO_GPU] if verdict.switches and not verdict.gpus else []
     if output == "json":
         click.echo(
             json.dumps({"schemaVersion": "chrysalis/v1"} | verdict.to_json_full() | {"at": rfc3339(moment), "notes": notes}, indent=2)

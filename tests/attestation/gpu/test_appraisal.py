@@ -219,6 +219,24 @@ def test_modes(world: World, flag: int | None, status: int | None, mode: str) ->
     assert (verdict.accepted, verdict.gpus[0].mode) == (True, mode)
 
 
+def test_a_report_of_the_boot_processor_states_no_mode(world: World, reasons: Reasons) -> None:
+    alone = ReportShape(feature_flag=None, protected_pcie=None, edit_opaque=dict.clear)
+    verdict = world.judge([world.evidence(shape=alone)])
+    assert verdict.gpus[0].mode is None
+    assert "GpuModeNotAllowed" in reasons(verdict)
+    unstated = dataclasses.replace(world.evidence(shape=alone), stated=Stated())
+    genuine = world.judge([unstated], rules=None, root=world.vendor.root_der)
+    assert (genuine.accepted, genuine.gpus[0].signature, genuine.gpus[0].mode) == (True, "Valid", None)
+
+
+@pytest.mark.parametrize("of", ["hopper", "blackwell"])
+def test_opaque_data_that_states_its_version(world: World, of: str) -> None:
+    device = world.blackwell if of == "blackwell" else world.hopper[0]
+    verdict = world.judge([world.evidence(device, ReportShape(versioned=True))])
+    assert (verdict.accepted, verdict.gpus[0].comparison, verdict.gpus[0].mode) == (True, "Matched", "On")
+    assert verdict.gpus[0].firmware_id_matched
+
+
 def test_the_decoders_measurement_does_not_count_where_the_decoder_is_off(world: World) -> None:
     assert world.judge([world.evidence(shape=ReportShape(changed={35: bytes(48)}))]).accepted
 

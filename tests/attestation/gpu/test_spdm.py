@@ -14,12 +14,14 @@ from hypothesis import strategies as st
 from chrysalis.attestation.gpu import spdm
 from chrysalis.attestation.gpu.reasons import GpuError
 from chrysalis.attestation.gpu.spdm import Field
-from e2e.simtd.gpu import SimulatedGpus
+from e2e.simtd.gpu import ReportShape, SimulatedGpus
 
 NONCE = bytes(range(32))
 REPORT = SimulatedGpus.create().device().report(NONCE)
 RECORD = 45
 OPAQUE = RECORD + 64 * 55 + 32
+VERSIONED = b"NVDAOD\0\0\2\0\0\0"
+TYPED = struct.pack("<HHH", 3, 0x86, 4) + b"590\0"
 
 
 def _with(position: int, value: bytes) -> bytes:
@@ -54,6 +56,14 @@ MALFORMED: dict[str, bytes] = {
     "opaque field longer than the data": _opaque(struct.pack("<HH", 3, 5) + b"590"),
     "opaque field twice": _opaque(2 * (struct.pack("<HH", 3, 4) + b"590\0")),
     "junk behind the fields": _opaque(struct.pack("<HH", 3, 4) + b"590\0" + b"\1"),
+    "versioned, cut within its header": _opaque(VERSIONED[:11]),
+    "versioned, of another profile": _opaque(VERSIONED[:6] + b"\1\0" + VERSIONED[8:] + TYPED),
+    "versioned, of a later version": _opaque(VERSIONED[:8] + b"\3\0\0\0" + TYPED),
+    "versioned, of an earlier version": _opaque(VERSIONED[:8] + b"\1\0\0\0" + TYPED),
+    "versioned, a field without its type": _opaque(VERSIONED + struct.pack("<HH", 3, 4) + b"590\0"),
+    "versioned, a field twice": _opaque(VERSIONED + 2 * TYPED),
+    "versioned, junk behind the fields": _opaque(VERSIONED + TYPED + b"\1"),
+    "another magic": _opaque(b"NVDAOE" + VERSIONED[6:] + TYPED),
     "signature cut": REPORT[:-1],
 }
 
@@ -98,6 +108,16 @@ def test_zeros_may_fill_up_the_opaque_data() -> None:
     for filling in (0, 1, 3, 4, 60):
         assert dict(spdm.parse(_opaque(data + bytes(filling))).opaque) == {3: b"590\0"}
     assert dict(spdm.parse(_opaque(b"")).opaque) == {}
+
+
+def test_the_layout_whose_fields_state_their_type() -> None:
+    device = SimulatedGpus.create().device()
+    old, new = (spdm.parse(device.report(NONCE, ReportShape(versioned=versioned))) for versioned in (False, True))
+    assert new.opaque == old.opaque
+    assert new.signed != old.signed
+    assert (new.text(Field.DRIVER_VERSION), new.gpu_vbios_version) == ("590.12", "96.00.A5.00.01")
+    for minor in (b"\2\0", b"\2\1"):
+        assert dict(spdm.parse(_opaque(VERSIONED[:8] + minor + b"\0\0" + TYPED + bytes(7))).opaque) == {3: b"590\0"}
 
 
 def test_a_raw_value_beside_digests() -> None:
@@ -181,3 +201,4 @@ def test_any_bytes_changed_and_cut(changes: list[tuple[int, int]], end: int) -> 
 @given(st.dictionaries(st.integers(0, 0xFFFF), st.binary(max_size=80), max_size=12))
 def test_any_opaque_fields(fields: dict[int, bytes]) -> None:
     _touch(_opaque(b"".join(struct.pack("<HH", kind, len(value)) + value for kind, value in fields.items())[:4096]))
+    _touch(_opaque((VERSIONED + b"".join(struct.pack("<HHH", kind, 0, len(value)) + value for kind, value in fields.items()))[:4096]))

@@ -73,6 +73,14 @@ def test_gpus_of_another_machine(world: World, reasons: Reasons) -> None:
     assert reasons(world.judge([devices[0], stranger, *devices[2:]], rules=world.fabric_rules())) == ["NvSwitchTopologyMismatch"]
 
 
+def test_switches_in_a_file_of_their_own(world: World, reasons: Reasons) -> None:
+    known = {"rules": None, "root": world.vendor.root_der}
+    verdict = world.judge(world.fabric()[2:], **known)
+    assert (verdict.accepted, len(verdict.gpus), len(verdict.switches), verdict.scope) == (True, 0, 2, "Genuineness")
+    assert reasons(world.judge([world.fabric()[2]] * 2, **known)) == ["GpuNotUnique"]
+    assert reasons(world.judge(world.fabric()[2:], rules=world.fabric_rules())) == ["GpuEvidenceMissing"]
+
+
 def test_the_same_switch_twice(world: World, reasons: Reasons) -> None:
     devices = world.fabric()
     found = reasons(world.judge([*devices[:3], devices[2]], rules=world.fabric_rules()))

@@ -90,7 +90,7 @@ def appraise_gpus(
         known["service"] = answer.issuer if answer is not None else None
 
     # 4. The set
-    findings += _set(gpus, rules, in_use) + _unique(switches, "NVSwitch")
+    findings += _set(gpus, bool(switches), rules, in_use) + _unique(switches, "NVSwitch")
     # 5. NVSwitches
     if rules is not None and rules.nvswitch is not None and gpus:
         findings += _switches(gpus, switches, rules)
@@ -214,14 +214,15 @@ def _remote(gpus: Sequence[Judged], remote: RemoteCheck | None, limits: list[tup
     return [], answer
 
 
-def _set(gpus: Sequence[Judged], rules: GpuRules | None, in_use: Collection[str]) -> list[Finding]:
+def _set(gpus: Sequence[Judged], any_switch: bool, rules: GpuRules | None, in_use: Collection[str]) -> list[Finding]:
+    """How many there are, and whose.  Without rules, switches may stand alone: NVIDIA's tools keep them in a file of their own."""
     findings = []
     if rules is not None and not gpus:
         if rules.required:
             findings.append(Finding.of(_R.GPU_EVIDENCE_MISSING, f"the rules require evidence of {rules.count} GPUs, and there is none"))
     elif rules is not None and len(gpus) != rules.count:
         findings.append(Finding.of(_R.GPU_COUNT_MISMATCH, f"there is evidence of {len(gpus)} GPUs; the rules say {rules.count}"))
-    elif not gpus:
+    elif rules is None and not gpus and not any_switch:
         findings.append(Finding.of(_R.GPU_EVIDENCE_MISSING, "there is no GPU in the evidence"))
     findings += _unique(gpus, "GPU")
     for gpu in gpus:

@@ -122,9 +122,12 @@ def _read(judged: Judged, report: Report) -> None:
 
 def mode(report: Report) -> GpuMode | None:
     """The confidential-computing mode that a GPU's report states, None where its two statements contradict each other or are
-    not known; raises GpuError.  Older firmware states only whether PCIe is protected: a GPU reports in no other mode than
-    these.  Devtools is no value here: what tells it apart are the measurements."""
+    not known; raises GpuError.  Older firmware states only whether PCIe is protected: under a driver, a GPU reports in no other
+    mode than these.  A report without a driver's version is of the GPU's boot processor (FSP), which answers in any mode.
+    Devtools is no value here: what tells it apart are the measurements."""
     flag, protected = report.number(Field.FEATURE_FLAG), report.flag(Field.PROTECTED_PCIE_STATUS)
+    if flag is None and protected is None and not report.text(Field.DRIVER_VERSION):
+        return None
     if flag is None:
         return GpuMode.PROTECTED_PCIE if protected else GpuMode.ON
     stated = _FLAG_MODES.get(flag)

@@ -5,8 +5,8 @@
                the measurement record; nonce (32); length of the opaque data (2); opaque data; signature (96)
 
 The signature is a raw P-384 one (r ‖ s) over everything before it.  Sources: DMTF DSP0274 1.1, sections 10.11.1 and
-10.11.2; the meaning of the opaque fields as in NVIDIA's published attestation SDK.  The device pads nothing, but tools
-pad its buffers with zeros; nothing else may follow.
+10.11.2; the meaning of the opaque fields as in NVIDIA's published attestation SDK, their two layouts as in its "Opaque Data
+Format".  The device pads nothing, but tools pad its buffers with zeros; nothing else may follow.
 """
 
 from __future__ import annotations
@@ -35,6 +35,12 @@ DMTF = 0x01
 """Measurement specification: a block is in the form of DMTF's."""
 RAW = 0x80
 """In a DMTF value's type: bit 7 is set for a raw bit stream and clear for a digest."""
+VERSIONED = b"NVDAOD"
+"""How opaque data begins whose fields state the type of their value, too, as drivers of CUDA 13.5 and later write it."""
+VERSIONED_HEADER = struct.Struct("<6sH4B")
+"""Magic, profile (0), version: major, minor, patch, padding."""
+OPAQUE_MAJOR = 2
+"""The only version that was ever published: what another one means by a field is not known."""
 PDI_BYTES = 8
 SWITCH_GPU_PLACES = 8
 
@@ -246,13 +252,20 @@ def _blocks(record: bytes, count: int) -> dict[int, Block]:
 
 
 def _opaque(data: bytes) -> dict[int, bytes]:
-    """The vendor's fields: type and length of two bytes each, little-endian, then the value; zeros may fill up the end."""
+    """The vendor's fields, in the layout that the data begins with; zeros may fill up the end."""
     reader = _Reader(data)
+    head = struct.Struct("<HH")  # type and length
+    if data.startswith(VERSIONED):
+        head = struct.Struct("<H2xH")  # type, the type of the value, length
+        _, profile, major, minor, *_ = VERSIONED_HEADER.unpack(reader.take(VERSIONED_HEADER.size, "the opaque data's header"))
+        if (profile, major) != (0, OPAQUE_MAJOR):
+            known = f"profile 0 and version {OPAQUE_MAJOR} are read"
+            raise _malformed(f"the opaque data is of profile {profile} and version {major}.{minor}; {known}")
     fields: dict[int, bytes] = {}
-    while reader.left >= 4:
+    while reader.left >= head.size:
         if not data[reader.position :].strip(b"\0"):
             return fields
-        kind, size = struct.unpack("<HH", reader.take(4, "an opaque field's header"))
+        kind, size = head.unpack(reader.take(head.size, "an opaque field's header"))
         if kind in fields:
             raise _malformed(f"opaque field {kind} is there twice")
         fields[kind] = reader.take(size, f"opaque field {kind}")
