@@ -335,8 +335,9 @@ def _session(domain: keys.DomainKeys, identity: MeasuredIdentity) -> Session:
     )
     certificate = tls.certificate(quote, bound.claims_buffer, now, result.expires_at)
     context: ssl.SSLContext = server_context(certificate, tls.private_pem())
-    deadline = time.monotonic() + 3600
-    return Session(tls, Appraisable(evidence, bound.claims_buffer, quote), result, context, deadline, deadline)
+    asked_at = time.monotonic()
+    deadline = asked_at + 3600
+    return Session(tls, Appraisable(evidence, bound.claims_buffer, quote), result, context, asked_at, deadline, deadline)
 
 
 if __name__ == "__main__":
