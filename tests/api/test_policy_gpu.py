@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -20,6 +21,9 @@ REFERENCE = {
 }
 VBIOS = REFERENCE | {"id": "vbios-96", "kind": "Vbios", "version": "96.00.A5.00.01", "values": [{"index": 0, "digests": ["00" * 48]}]}
 SWITCH = VBIOS | {"id": "switch-96", "architecture": "LS10", "version": "96.10.6D.00.01"}
+AT = datetime(2026, 11, 1, tzinfo=UTC)
+END = datetime(2027, 1, 1, tzinfo=UTC)
+BLACKWELL = REFERENCE | {"id": "driver-b", "architecture": "Blackwell"}
 RULES: dict[str, Any] = {
     "count": 1,
     "architectures": ["Hopper"],
@@ -36,7 +40,7 @@ def _rules(**changes: Any) -> GpuRules:
 
 
 def test_complete_rules_leave_nothing_to_say() -> None:
-    assert list(gpu_denials(_rules())) == []
+    assert list(gpu_denials(_rules(), AT)) == []
     assert list(gpu_concerns(_rules())) == []
     assert _rules().measurements[0].values[0].digests == ["ab" * 48]
 
@@ -85,11 +89,28 @@ def test_refused_when_written(changes: dict[str, Any]) -> None:
         ({"nvswitch": {"count": 4, "biosVersions": ["96.10.6D.00.01"]}, "backend": "NRAS"}, "no reference values of NVSwitches"),
         ({"driverVersions": ["1.1"]}, "no Driver reference values"),
         ({"measurements": [REFERENCE]}, "no Vbios reference values"),
+        ({"architectures": ["Blackwell"], "measurements": [REFERENCE, VBIOS, BLACKWELL]}, "no Vbios reference values"),
+        ({"architectures": ["Hopper", "Blackwell"], "measurements": [BLACKWELL, VBIOS]}, "for no architecture together"),
+        ({"measurements": [REFERENCE, VBIOS | {"expires": "2026-11-01T00:00:00Z"}]}, "no Vbios reference values that are current"),
+        (
+            {
+                "nvswitch": {"count": 4, "biosVersions": ["96.10.6D.00.01"]},
+                "measurements": [REFERENCE, VBIOS, SWITCH | {"expires": "2026-11-01T00:00:00Z"}],
+            },
+            "NVSwitches that are current",
+        ),
     ],
 )
 def test_denials(changes: dict[str, Any], word: str) -> None:
-    [line] = gpu_denials(_rules(**changes))
+    [line] = gpu_denials(_rules(**changes), AT)
     assert word in line
+
+
+def test_reference_values_count_until_their_end() -> None:
+    """Beside those of another architecture, which need not be complete."""
+    rules = _rules(architectures=["Hopper", "Blackwell"], measurements=[REFERENCE, VBIOS, BLACKWELL])
+    assert list(gpu_denials(rules, END - timedelta(seconds=1))) == []
+    assert len(list(gpu_denials(rules, END))) == 2
 
 
 @pytest.mark.parametrize(
@@ -109,7 +130,7 @@ def test_concerns(changes: dict[str, Any], word: str) -> None:
 
 
 def test_the_remote_service_needs_no_measurements_here() -> None:
-    assert list(gpu_denials(_rules(backend="NRAS", measurements=[]))) == []
+    assert list(gpu_denials(_rules(backend="NRAS", measurements=[]), AT)) == []
 
 
 def test_simulated_gpus_do_not_pass_for_real() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import copy
 from datetime import UTC, datetime
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import pytest
 
 from chrysalis.api.policy import AttestationPolicySpec
+from chrysalis.attestation.appraisal import appraise
+from chrysalis.attestation.collateral import Collateral
 from chrysalis.attestation.lint import LintCode, LintFinding, errors, lint
+from e2e.simtd.pki import SimulatedPlatform
 
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 TUPLE = {
@@ -17,13 +21,19 @@ TUPLE = {
     "expires": "2027-11-01T00:00:00Z",
     **{name: "ab" * 48 for name in ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrseam", "mrowner", "mrownerconfig", "mrconfigid")},
 }
-INITDATA = {
+INITDATA: dict[str, Any] = {
     "policyDigests": ["sha256:" + "1" * 64],
     "templateVersions": [1],
     "imageDigests": ["sha256:" + "2" * 64],
     "wallets": ["0:" + "5" * 64],
 }
 WITH_INITDATA = {name: value for name, value in TUPLE.items() if name != "mrconfigid"} | {"initdata": INITDATA}
+EXPIRED = TUPLE | {"name": "expired", "expires": "2026-01-01T00:00:00Z"}
+DENYING = WITH_INITDATA | {"name": "denying", "initdata": INITDATA | {"imageDigests": []}}
+UNPAID = WITH_INITDATA | {"name": "unpaid", "initdata": INITDATA | {"wallets": ["no address"]}}
+PLATFORM = SimulatedPlatform.create()
+COLLATERAL = Collateral.from_json(PLATFORM.collateral(AT))
+ROOT = base64.b64encode(PLATFORM.root_der).decode()
 NARROW: dict[str, Any] = {
     "version": 1,
     "trustRoot": "Intel",
@@ -74,6 +84,19 @@ FINDINGS: list[tuple[list[tuple[str, Any]], list[str]]] = [
     ([("tdx.measurements.0.expires", "2026-11-01T12:00:00Z")], ["AllExpired", "TupleExpired"]),
     ([("tdx.measurements", [WITH_INITDATA | {"initdata": INITDATA | {"wallets": []}}])], ["AllTuplesDeny", "TupleDenies"]),
     ([("tdx.measurements", [TUPLE, WITH_INITDATA | {"name": "n", "initdata": INITDATA | {"imageDigests": []}}])], ["TupleDenies"]),
+    (  # each for a reason of its own
+        [("tdx.measurements", [EXPIRED, DENYING, UNPAID])],
+        ["AllTuplesDeny", "TupleExpired", "TupleDenies", "WalletUnreadable"],
+    ),
+    ([("tdx.measurements", [EXPIRED, DENYING])], ["AllTuplesDeny", "TupleExpired", "TupleDenies"]),
+    ([("tdx.measurements", [EXPIRED, DENYING, TUPLE])], ["TupleExpired", "TupleDenies"]),
+    ([("tdx.measurements", [UNPAID])], ["AllTuplesDeny", "WalletUnreadable"]),
+    ([("trustRoot", {"der": "AAAA"})], ["TrustRootUnreadable", "TrustRootSimulated"]),
+    ([("trustRoot", {"der": "MAAA"})], ["TrustRootUnreadable", "TrustRootSimulated"]),
+    ([("tdx.tdAttributes.value", "00" * 8)], ["AttributesUnreachable"]),
+    ([("tdx.tdAttributes.value", "0100001000000000")], ["AttributesUnreachable"]),
+    ([("tdx.tdAttributes.value", "0000003000000000")], ["AttributesUnreachable"]),
+    ([("tdx.tdAttributes.value", "0000001000010000")], ["AttributesUnreachable"]),
     # It contradicts itself
     ([("tdx.tcb.advisories", {"allow": ["A", "B"], "deny": ["B"]})], ["AdvisoryContradiction", "DenyUseless"]),
     ([("tdx.xfam", {"value": "e702060000000000", "mask": "00" + "ff" * 7})], ["MaskContradiction", "MaskOpen"]),
@@ -86,15 +109,11 @@ FINDINGS: list[tuple[list[tuple[str, Any]], list[str]]] = [
     ([("tdx.tcb.allowedStatuses", ["UpToDate", "OutOfDate"]), ("tdx.tcb.graceSeconds", 60)], ["GraceUseless", "WeakStatus", "Grace"]),
     ([("tdx.tcb.minEvaluationDataNumber", 0)], ["MinimumUseless"]),
     ([("tdx.tcb.advisories", {"allow": ["A"], "deny": ["B"]})], ["DenyUseless"]),
-    ([("tdx.measurements", [WITH_INITDATA | {"initdata": INITDATA | {"wallets": ["no address"]}}])], ["WalletUnreadable"]),
-    ([("trustRoot", {"der": "AAAA"})], ["TrustRootUnreadable", "TrustRootSimulated"]),
-    ([("tdx.tdAttributes.value", "00" * 8)], ["AttributesUnreachable"]),
-    ([("tdx.tdAttributes.value", "0100001000000000")], ["AttributesUnreachable"]),
-    ([("tdx.tdAttributes.value", "0000003000000000")], ["AttributesUnreachable"]),
+    ([("tdx.measurements", [WITH_INITDATA | {"initdata": INITDATA | {"wallets": [*INITDATA["wallets"], "x"]}}])], ["WalletUnreadable"]),
     # It ends soon
     ([("tdx.measurements.0.expires", "2026-11-10T00:00:00Z")], ["ExpiresSoon"]),
     # It is wide
-    ([("trustRoot", {"der": "MAAA"})], ["TrustRootSimulated"]),
+    ([("trustRoot", {"der": ROOT})], ["TrustRootSimulated"]),
     ([("isolation", ["PodTD", "NodeTD"])], ["NodeIsolation"]),
     ([("tdx.tcb.allowedStatuses", ["UpToDate", "OutOfDateConfigurationNeeded"])], ["WeakStatus"]),
     ([("tdx.tcb.graceSeconds", 60)], ["Grace"]),
@@ -112,6 +131,9 @@ FINDINGS: list[tuple[list[tuple[str, Any]], list[str]]] = [
 ]
 
 
+ERRORS = {"ListEmpty", "AllExpired", "AllTuplesDeny", "NameRepeated", "TrustRootUnreadable", "AttributesUnreachable"}
+
+
 @pytest.mark.parametrize(("changes", "codes"), FINDINGS, ids=[f"{row[0][0][0]}-{row[1][0]}" for row in FINDINGS])
 def test_a_finding(changes: list[tuple[str, Any]], codes: list[str]) -> None:
     findings = found(*changes)
@@ -119,11 +141,17 @@ def test_a_finding(changes: list[tuple[str, Any]], codes: list[str]) -> None:
     for finding in findings:
         assert finding.field.startswith("spec.")
         assert finding.message.startswith(finding.field)
-    wrong = [
-        code for code in codes if code in {"ListEmpty", "AllExpired", "AllTuplesDeny", "NameRepeated"} or code.endswith("Contradiction")
-    ]
+    wrong = [code for code in codes if code in ERRORS or code.endswith("Contradiction")]
     assert [str(finding.code) for finding in errors(findings)] == wrong
     assert all(finding.severity == "error" for finding in findings[: len(wrong)])  # errors come first
+
+
+@pytest.mark.parametrize("bit", [bit for bit in range(64) if bit != 28])
+def test_a_bit_is_unreachable_where_every_appraisal_refuses_it(bit: int) -> None:
+    attributes = (1 << 28 | 1 << bit).to_bytes(8, "little")
+    verdict = appraise(quote=PLATFORM.quote(td_attributes=attributes), collateral=COLLATERAL, policy=None, at=AT, roots=[PLATFORM.root_der])
+    codes = [finding.code for finding in errors(found(("tdx.tdAttributes.value", attributes.hex())))]
+    assert codes == ([] if verdict.accepted else ["AttributesUnreachable"])
 
 
 def test_every_code_has_a_case() -> None:
@@ -136,6 +164,40 @@ def test_gpu_rules_are_read_with_the_rest() -> None:
     codes = [str(finding.code) for finding in found(("gpu", gpu))]
     assert "GpuDenies" in codes
     assert "GpuWide" in codes
+
+
+REFERENCE = {"architecture": "Hopper", "expires": "2027-01-01T00:00:00Z", "values": [{"index": 0, "digests": ["ab" * 48]}]}
+GPU: dict[str, Any] = {
+    "count": 1,
+    "architectures": ["Hopper"],
+    "driverVersions": ["590.12"],
+    "vbiosVersions": ["96.00.A5.00.01"],
+    "ccMode": ["On"],
+    "measurements": [
+        REFERENCE | {"id": "driver", "kind": "Driver", "version": "590.12"},
+        REFERENCE | {"id": "vbios", "kind": "Vbios", "version": "96.00.A5.00.01", "expires": "2027-03-01T00:00:00Z"},
+    ],
+    "revocation": "Required",
+}
+
+
+@pytest.mark.parametrize(
+    ("at", "codes"),
+    [
+        ("2026-12-18T00:00:00Z", []),
+        ("2026-12-18T00:00:01Z", ["ExpiresSoon"]),
+        ("2026-12-31T23:59:59Z", ["ExpiresSoon"]),
+        ("2027-01-01T00:00:00Z", ["GpuDenies", "TupleExpired"]),
+    ],
+)
+def test_reference_values_of_gpus_end_too(at: str, codes: list[str]) -> None:
+    assert [str(finding.code) for finding in found(("gpu", GPU), at=datetime.fromisoformat(at))] == codes
+
+
+def test_a_device_root_that_nothing_chains_to() -> None:
+    for der, expected in (("AAAA", ["TrustRootUnreadable"]), ("MAAA", ["TrustRootUnreadable"]), (ROOT, [])):
+        findings = found(("trustRoot", {"der": ROOT}), ("gpu", GPU | {"trustRoot": {"der": der}}))
+        assert [finding.code for finding in errors(findings)] == expected
 
 
 @pytest.mark.parametrize(

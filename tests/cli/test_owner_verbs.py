@@ -23,6 +23,7 @@ from chrysalis.attestation.policy_file import read_policy
 from chrysalis.cli.main import cli, main
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_POLICY
+from e2e.simtd.pki import SimulatedPlatform
 
 POLICY: dict[str, Any] = {
     "apiVersion": "chrysalis.dev/v1alpha1",
@@ -40,7 +41,7 @@ POLICY: dict[str, Any] = {
                     "mrconfigid": "ab" * 48,
                 }
             ],
-            "tdAttributes": {"value": "00" * 8, "mask": "ff" * 8},
+            "tdAttributes": {"value": "0000001000000000", "mask": "ff" * 8},
             "xfam": {"value": "00" * 8, "mask": "ff" * 8},
         },
     },
@@ -150,7 +151,9 @@ def test_an_owner_signs_a_policy(tmp_path: Path, policy: Path) -> None:
         (["spec", "isolation"], ["PodTD", "NodeTD"], 0, "NodeTD"),
         (["spec", "tdx", "tcb", "allowedStatuses"], ["UpToDate", "OutOfDate"], 0, "OutOfDate"),
         (["spec", "tdx", "xfam", "mask"], "00" * 8, 0, "mask leaves bits open"),
-        (["spec", "trustRoot"], {"der": "AAAA"}, 0, "simulated"),
+        (["spec", "trustRoot"], {"der": base64.b64encode(SimulatedPlatform.create().root_der).decode()}, 0, "simulated"),
+        (["spec", "trustRoot"], {"der": "AAAA"}, 1, "nothing chains to it"),
+        (["spec", "tdx", "tdAttributes", "value"], "00" * 8, 1, "SEPT_VE_DISABLE off"),
         (["spec", "freshness"], {"maxResultAgeSeconds": 90_000}, 0, "90000 s"),
         (["spec", "version"], 1, 0, "ppids is absent"),
     ],

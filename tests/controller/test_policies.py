@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -12,17 +13,18 @@ from chrysalis.api.policy import AttestationPolicySpec, SignedPolicy
 from chrysalis.controller import policies
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, PAYLOAD_POLICY
+from e2e.simtd.pki import SimulatedPlatform
 
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 ANY = dict.fromkeys(["rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrseam", "mrconfigid", "mrowner", "mrownerconfig"], "Any")
 SPEC: dict[str, Any] = {
     "version": 3,
-    "trustRoot": {"der": "AAAA"},
+    "trustRoot": {"der": base64.b64encode(SimulatedPlatform.create().root_der).decode()},
     "brokerPlacement": ["Development"],
     "tdx": {
         "tcb": {"allowedStatuses": ["UpToDate"]},
         "measurements": [{"name": "a", "mrtd": "AB" * 48, **ANY}],
-        "tdAttributes": {"value": "00" * 8, "mask": "ff" * 8},
+        "tdAttributes": {"value": "0000001000000000", "mask": "ff" * 8},
         "xfam": {"value": "00" * 8, "mask": "ff" * 8},
     },
 }
@@ -87,6 +89,7 @@ def test_status_is_written_once() -> None:
     ("change", "status", "reason", "word"),
     [
         ({}, "True", "PolicyHasWarnings", "TrustRootSimulated"),
+        ({"trustRoot": {"der": "MAAA"}}, "False", "PolicyUnusable", "TrustRootUnreadable"),
         ({"isolation": []}, "False", "PolicyUnusable", "ListEmpty: spec.isolation is empty"),
         ({"tdx": {**SPEC["tdx"], "measurements": []}}, "False", "PolicyUnusable", "spec.tdx.measurements is empty"),
     ],

@@ -5,7 +5,7 @@ Every list is an allow-list: present and empty denies.  Absent means any only wh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -122,8 +122,8 @@ class GpuRules(Model):
     trust_root: Literal["Nvidia"] | NvidiaDerRoot = "Nvidia"
 
 
-def gpu_denials(rules: GpuRules) -> Iterator[str]:
-    """Why the rules can accept nothing."""
+def gpu_denials(rules: GpuRules, at: datetime) -> Iterator[str]:
+    """Why the rules can accept nothing at this time."""
     lists: dict[str, list[Any]] = {
         "architectures": list(rules.architectures),
         "driverVersions": list(rules.driver_versions),
@@ -137,10 +137,11 @@ def gpu_denials(rules: GpuRules) -> Iterator[str]:
     for name, found in lists.items():
         if not found:
             yield f"spec.gpu.{name} is empty: no GPU is accepted"
+    current = [reference for reference in rules.measurements if reference.expires is None or reference.expires > at]
     if rules.backend == GpuBackend.LOCAL and rules.measurements:
-        yield from _uncovered(rules)
-    if rules.nvswitch is not None and not any(reference.architecture == GpuArchitecture.LS10 for reference in rules.measurements):
-        yield "spec.gpu.measurements holds no reference values of NVSwitches: no switch is accepted, whatever the backend"
+        yield from _uncovered(rules, current)
+    if rules.nvswitch is not None and not any(reference.architecture == GpuArchitecture.LS10 for reference in current):
+        yield "spec.gpu.measurements holds no reference values of NVSwitches that are current: no switch is accepted, whatever the backend"
 
 
 def gpu_concerns(rules: GpuRules) -> Iterator[str]:
@@ -163,13 +164,22 @@ def gpu_concerns(rules: GpuRules) -> Iterator[str]:
             yield f"spec.gpu.measurements[{reference.id}].expires is absent: these reference values are accepted for ever"
 
 
-def _uncovered(rules: GpuRules) -> Iterator[str]:
-    """Contradictions: versions that are allowed and have no reference values cannot be accepted."""
-    known = {(reference.kind, reference.version) for reference in rules.measurements if reference.architecture != GpuArchitecture.LS10}
-    for kind, name, versions in (
-        (ReferenceKind.DRIVER, "driverVersions", rules.driver_versions),
-        (ReferenceKind.VBIOS, "vbiosVersions", rules.vbios_versions),
-    ):
-        missing = [version for version in versions if (kind, version) not in known]
-        if versions and len(missing) == len(versions):
-            yield f"spec.gpu.measurements holds no {kind} reference values for any of {name}: no GPU is accepted"
+def _uncovered(rules: GpuRules, current: Sequence[GpuReferenceValues]) -> Iterator[str]:
+    """Contradictions: no architecture that is allowed has current reference values of a driver and of a VBIOS that are allowed."""
+    sides = ((ReferenceKind.DRIVER, "driverVersions", rules.driver_versions), (ReferenceKind.VBIOS, "vbiosVersions", rules.vbios_versions))
+    if not rules.architectures or not all(versions for _, _, versions in sides):
+        return  # said already
+    known = {(reference.architecture.value, reference.kind, reference.version.upper()) for reference in current}
+    covered = {
+        (architecture, kind)
+        for architecture in rules.architectures
+        for kind, _, versions in sides
+        if any((architecture, kind, version.upper()) in known for version in versions)
+    }
+    if any(all((architecture, kind) in covered for kind, _, _ in sides) for architecture in rules.architectures):
+        return
+    found = [(kind, name) for kind, name, _ in sides if not any((architecture, kind) in covered for architecture in rules.architectures)]
+    for kind, name in found:
+        yield f"spec.gpu.measurements holds no {kind} reference values that are current for any of {name}: no GPU is accepted"
+    if not found:
+        yield "spec.gpu.measurements holds driver and VBIOS reference values for no architecture together: no GPU is accepted"

@@ -14,12 +14,17 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, Literal
 
+from cryptography import x509
+
 from chrysalis.api import wallet as wallets
 from chrysalis.api.base import Model
 from chrysalis.api.policy import AttestationPolicySpec, DerRoot, Masked, Measurement, TcbStatus
-from chrysalis.api.policy_gpu import gpu_concerns, gpu_denials
+from chrysalis.api.policy_gpu import NvidiaDerRoot, gpu_concerns, gpu_denials
 from chrysalis.api.worker import Isolation
-from chrysalis.attestation.domain import MIGRATABLE, SEPT_VE_DISABLE, UNTRUSTED
+from chrysalis.attestation import anchor
+from chrysalis.attestation.certificate_errors import UNREADABLE_X509
+from chrysalis.attestation.domain import SEPT_VE_DISABLE
+from chrysalis.attestation.reasons import AttestationError
 from chrysalis.attestation.rules import aware
 from chrysalis.errors import ChrysalisError
 
@@ -27,6 +32,9 @@ WEAK_STATUSES = (TcbStatus.OUT_OF_DATE, TcbStatus.OUT_OF_DATE_CONFIGURATION_NEED
 LONG_RESULT_SECONDS = 86400
 SOON = timedelta(days=14)
 """Reference values that end earlier than this are reported."""
+PRODUCTION_BITS = (16, 18, 19, 20, 21, 22, 27, 28, 30, 31, 62, 63)
+"""Of the TD attributes: what a domain in production may have.  The appraisal refuses every other one, whatever a policy says."""
+_PRODUCTION = sum(1 << bit for bit in PRODUCTION_BITS)
 
 
 class LintCode(StrEnum):
@@ -36,6 +44,8 @@ class LintCode(StrEnum):
     LIST_EMPTY = "ListEmpty"
     ALL_EXPIRED = "AllExpired"
     ALL_TUPLES_DENY = "AllTuplesDeny"
+    TRUST_ROOT_UNREADABLE = "TrustRootUnreadable"
+    ATTRIBUTES_UNREACHABLE = "AttributesUnreachable"
     # Errors: it contradicts itself
     ADVISORY_CONTRADICTION = "AdvisoryContradiction"
     MASK_CONTRADICTION = "MaskContradiction"
@@ -49,8 +59,6 @@ class LintCode(StrEnum):
     MINIMUM_USELESS = "MinimumUseless"
     DENY_USELESS = "DenyUseless"
     WALLET_UNREADABLE = "WalletUnreadable"
-    TRUST_ROOT_UNREADABLE = "TrustRootUnreadable"
-    ATTRIBUTES_UNREACHABLE = "AttributesUnreachable"
     # Warnings: it ends soon
     EXPIRES_SOON = "ExpiresSoon"
     # Warnings: it is wide
@@ -80,9 +88,9 @@ class LintFinding(Model):
 
 def lint(spec: AttestationPolicySpec, at: datetime) -> list[LintFinding]:
     """Everything that its owner should know about a policy at this time, errors first."""
-    found = [*_denials(spec), *_expiries(spec, at), *_contradictions(spec), *_useless(spec, at), *_soon(spec, at), *_wide(spec)]
+    found = [*_denials(spec), *_dead(spec, at), *_contradictions(spec), *_useless(spec, at), *_soon(spec, at), *_wide(spec)]
     if spec.gpu is not None:
-        found += [_sentence(LintCode.GPU_DENIES, "error", text) for text in gpu_denials(spec.gpu)]
+        found += [_sentence(LintCode.GPU_DENIES, "error", text) for text in gpu_denials(spec.gpu, at)]
         found += [_sentence(LintCode.GPU_WIDE, "warning", text) for text in gpu_concerns(spec.gpu)]
     return sorted(found, key=lambda finding: finding.severity)
 
@@ -117,12 +125,13 @@ def _denials(spec: AttestationPolicySpec) -> Iterator[LintFinding]:
     for name, found in lists.items():
         if found is not None and not found:
             yield _error(LintCode.LIST_EMPTY, f"spec.{name}", "is empty: nothing is accepted")
-    refusing = [item for item in spec.tdx.measurements if _empty_lists(item)]
-    for item in refusing:
-        words = f"is empty: this tuple accepts nothing ({', '.join(_empty_lists(item))})"
-        yield _warning(LintCode.TUPLE_DENIES, f"{_place(item)}.initdata", words)
-    if refusing and len(refusing) == len(spec.tdx.measurements):
-        yield _error(LintCode.ALL_TUPLES_DENY, "spec.tdx.measurements", "holds only tuples with an empty list: nothing is accepted")
+    if isinstance(spec.trust_root, DerRoot) and not _is_root(spec.trust_root.der):
+        words = "is not the base64 of a root certificate with a P-256 key: nothing chains to it"
+        yield _error(LintCode.TRUST_ROOT_UNREADABLE, "spec.trustRoot.der", words)
+    if spec.gpu is not None and isinstance(spec.gpu.trust_root, NvidiaDerRoot) and not _is_certificate(spec.gpu.trust_root.der):
+        words = "is not the base64 of a DER certificate: nothing chains to it"
+        yield _error(LintCode.TRUST_ROOT_UNREADABLE, "spec.gpu.trustRoot.der", words)
+    yield from _unreachable(spec.tdx.td_attributes)
 
 
 def _empty_lists(item: Measurement) -> list[str]:
@@ -138,10 +147,32 @@ def _empty_lists(item: Measurement) -> list[str]:
     return [name for name, found in lists.items() if not found]
 
 
-def _expiries(spec: AttestationPolicySpec, at: datetime) -> Iterator[LintFinding]:
+def _dead(spec: AttestationPolicySpec, at: datetime) -> Iterator[LintFinding]:
+    """Tuples that accept nothing, and whether there are any others."""
     tuples = spec.tdx.measurements
-    if tuples and all(item.expires is not None and aware(item.expires) <= at for item in tuples):
+    expired = [item for item in tuples if _has_expired(item, at)]
+    refusing = [item for item in tuples if _empty_lists(item)]
+    for item in expired:
+        yield _warning(LintCode.TUPLE_EXPIRED, f"{_place(item)}.expires", "has passed: this tuple accepts nothing")
+    for item in refusing:
+        words = f"is empty: this tuple accepts nothing ({', '.join(_empty_lists(item))})"
+        yield _warning(LintCode.TUPLE_DENIES, f"{_place(item)}.initdata", words)
+    unpaid = [item for item in tuples if _no_wallet(item)]
+    if tuples and len(expired) == len(tuples):
         yield _error(LintCode.ALL_EXPIRED, "spec.tdx.measurements", "holds only tuples that have expired: nothing is accepted")
+    elif tuples and all(item in expired or item in refusing or item in unpaid for item in tuples):
+        words = "holds only tuples that have expired, or have an empty list or no readable wallet: nothing is accepted"
+        yield _error(LintCode.ALL_TUPLES_DENY, "spec.tdx.measurements", words)
+
+
+def _has_expired(item: Measurement, at: datetime) -> bool:
+    return item.expires is not None and aware(item.expires) <= at
+
+
+def _no_wallet(item: Measurement) -> bool:
+    """Whether the tuple lists wallets, and none of them can be read."""
+    listed = item.initdata.wallets if item.initdata is not None and item.initdata.wallets != "Any" else None
+    return bool(listed) and not any(_is_wallet(wallet) for wallet in listed or [])
 
 
 def _contradictions(spec: AttestationPolicySpec) -> Iterator[LintFinding]:
@@ -178,32 +209,24 @@ def _useless(spec: AttestationPolicySpec, at: datetime) -> Iterator[LintFinding]
         yield _warning(LintCode.DENY_USELESS, "spec.tdx.tcb.advisories.deny", words)
     seen: dict[str, str] = {}
     for item in spec.tdx.measurements:
-        if item.expires is not None and aware(item.expires) <= at:
-            yield _warning(LintCode.TUPLE_EXPIRED, f"{_place(item)}.expires", "has passed: this tuple accepts nothing")
         content = item.model_copy(update={"name": "x"}).model_dump_json()
         if content in seen:
             yield _warning(LintCode.TUPLE_REPEATED, _place(item), f"is the same as {seen[content]!r}")
         seen.setdefault(content, item.name)
         for wallet in item.initdata.wallets if item.initdata is not None and item.initdata.wallets != "Any" else []:
-            try:
-                wallets.to_raw(wallet)
-            except ChrysalisError:
+            if not _is_wallet(wallet):
                 yield _warning(LintCode.WALLET_UNREADABLE, f"{_place(item)}.initdata.wallets", f"lists {wallet!r}, which is no address")
-    yield from _unreachable(spec.tdx.td_attributes)
-    if isinstance(spec.trust_root, DerRoot) and not _is_der(spec.trust_root.der):
-        yield _warning(LintCode.TRUST_ROOT_UNREADABLE, "spec.trustRoot.der", "is not the base64 of a DER certificate: nothing chains to it")
 
 
 def _unreachable(rule: Masked) -> Iterator[LintFinding]:
-    """Attributes that no accepted trust domain has: those are refused before the policy's masks are looked at."""
+    """Attributes that no accepted trust domain has: those are refused whatever the policy's masks say."""
     value, mask = (int.from_bytes(bytes.fromhex(text), "little") for text in (rule.value, rule.mask))
     field = "spec.tdx.tdAttributes"
-    if value & mask & (UNTRUSTED | MIGRATABLE):
-        yield _warning(
-            LintCode.ATTRIBUTES_UNREACHABLE, field, "demands debugging or migration, which is refused always: nothing is accepted"
-        )
+    if value & mask & ~_PRODUCTION:
+        words = "demands debugging, migration or a reserved bit, which is refused always: nothing is accepted"
+        yield _error(LintCode.ATTRIBUTES_UNREACHABLE, field, words)
     if mask & SEPT_VE_DISABLE and not value & SEPT_VE_DISABLE:
-        yield _warning(LintCode.ATTRIBUTES_UNREACHABLE, field, "demands SEPT_VE_DISABLE off, which is refused always: nothing is accepted")
+        yield _error(LintCode.ATTRIBUTES_UNREACHABLE, field, "demands SEPT_VE_DISABLE off, which is refused always: nothing is accepted")
 
 
 def _soon(spec: AttestationPolicySpec, at: datetime) -> Iterator[LintFinding]:
@@ -211,6 +234,14 @@ def _soon(spec: AttestationPolicySpec, at: datetime) -> Iterator[LintFinding]:
         if item.expires is not None and at < aware(item.expires) < at + SOON:
             days = (aware(item.expires) - at).days
             yield _warning(LintCode.EXPIRES_SOON, f"{_place(item)}.expires", f"comes in {days} days: {item.expires.isoformat()}")
+    for reference in spec.gpu.measurements if spec.gpu is not None else []:
+        if reference.expires is None:  # gpu_concerns says so
+            continue
+        field, end = f"spec.gpu.measurements[{reference.id}].expires", reference.expires
+        if end <= at:
+            yield _warning(LintCode.TUPLE_EXPIRED, field, "has passed: these reference values accept nothing")
+        elif end < at + SOON:
+            yield _warning(LintCode.EXPIRES_SOON, field, f"comes in {(end - at).days} days: {end.isoformat()}")
 
 
 def _wide(spec: AttestationPolicySpec) -> Iterator[LintFinding]:
@@ -265,8 +296,25 @@ def _int(bits: str) -> int:
     return int(bits, 16)
 
 
-def _is_der(text: str) -> bool:
+def _is_wallet(text: str) -> bool:
     try:
-        return base64.b64decode(text, validate=True)[:1] == b"\x30"
-    except binascii.Error:
+        wallets.to_raw(text)
+    except ChrysalisError:
         return False
+    return True
+
+
+def _is_certificate(text: str) -> bool:
+    try:
+        x509.load_der_x509_certificate(base64.b64decode(text, validate=True))
+    except UNREADABLE_X509:
+        return False
+    return True
+
+
+def _is_root(text: str) -> bool:
+    try:
+        anchor.from_der(base64.b64decode(text, validate=True))
+    except (binascii.Error, AttestationError):
+        return False
+    return True
