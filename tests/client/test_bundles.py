@@ -86,6 +86,7 @@ def test_it_says_how_the_client_had_verified(serve: Callable[..., Any], mode: st
         "evidenceClass": "Simulated",
         "isolation": "PodTD",
         "judgedBy": judged_by,
+        "gpuAnswers": "NotWanted",
     }
     assert file.bundle.verification.to_json_dict() == said
     judgement = judge(file)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import secrets
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -16,24 +18,32 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from chrysalis.api.policy import AttestationPolicySpec
 from chrysalis.attestation import binding
+from chrysalis.attestation.freshness import FreshnessMode
 from chrysalis.attestation.gpu import evidence as gpu_evidence
+from chrysalis.cli import infer
+from chrysalis.cli.verify_bundle import cautions
+from chrysalis.client.answers import from_broker
 from chrysalis.client.reasons import ClientError
+from chrysalis.client.revocation import RevocationCheck
 from chrysalis.client.session import Client
 from chrysalis.client.verification import VerifiedWorker, verify_worker
 from chrysalis.clock import SystemClock
 from chrysalis.wire import gpu as gpus
 from chrysalis.wire.broker import AttestationDocument
-from chrysalis.wire.bundle import BundleFile, to_bytes
+from chrysalis.wire.broker_client import BrokerClient
+from chrysalis.wire.bundle import Bundle, BundleFile, canonical, to_bytes
 from chrysalis.wire.bundle_answers import KeysOf
 from chrysalis.wire.bundle_judgement import Expectations
 from chrysalis.wire.bundle_judgement import judge as judge_bundle
 from chrysalis.wire.gpu_service_settings import GpuServiceSettings
 from chrysalis.wire.gpu_services import GpuServices
+from chrysalis.wire.reasons import WireError, WireReason
 from e2e.gpu_services.faults import Fault
 from e2e.gpu_services.server import ATTEST, JWKS, OCSP, SimulatedGpuServices
 from e2e.simtd.gpu import GOOD, ReportShape
 from e2e.simtd.gpu_pool import GpuPool
 
+CHECK = RevocationCheck(url="https://broker:8443", spki_sha256="00" * 32)
 POOL = GpuPool(1)
 [DEVICE] = POOL.take()
 Judge = Callable[..., VerifiedWorker]
@@ -157,6 +167,82 @@ def test_a_clients_bundle_holds_the_answers(judge: Judge, nvidia: SimulatedGpuSe
     assert (judgement.nras, judgement.nras_issuer) == (KeysOf.READER, nvidia.nras.issuer)
     assert judge_bundle(file).nras == KeysOf.BUNDLE
     assert nvidia.asked == {}
+
+
+@pytest.fixture
+def by_ear(judge: Judge, nvidia: SimulatedGpuServices, monkeypatch: pytest.MonkeyPatch) -> tuple[VerifiedWorker, list[Bundle]]:
+    """A worker that a client verified by its broker's result, and the bundle that its broker hands over."""
+    served: list[Any] = []
+    own = judge(services=asking(nvidia), bends=served.append, **BOTH)
+    evidence = own.document.evidence
+    token = served[0].token(evidence.keys).model_copy(update={"nonce": evidence.nonce})
+    own = replace(own, document=own.document.model_copy(update={"ear": token.sign(served[0].ear)}))
+    kept = [own.bundle(own.judged_at)]
+
+    async def bundle(_: BrokerClient, result_id: str) -> bytes:
+        assert result_id == own.result_id
+        return to_bytes(kept[0])
+
+    monkeypatch.setattr(BrokerClient, "bundle", bundle)
+    return replace(own, mode=FreshnessMode.EAR, verdict=None, gpu=None, gpu_answers=None, ear=token), kept
+
+
+def test_a_bundle_of_a_client_that_had_its_brokers_word_says_what_is_absent(by_ear: tuple[VerifiedWorker, list[Bundle]]) -> None:
+    worker, _ = by_ear
+    judgement = judge_bundle(BundleFile.read(to_bytes(worker.bundle(worker.judged_at))))
+    assert {reason["reason"] for reason in judgement.to_json()["reasons"]} == {"NrasAnswerMissing", "GpuRevocationNotChecked"}
+    assert judgement.to_json()["recordedVerification"]["gpuAnswers"] == "Absent"
+    assert any("the broker's own bundle" in caution for caution in cautions(judgement))
+
+
+def test_the_broker_hands_its_answers_over(by_ear: tuple[VerifiedWorker, list[Bundle]], nvidia: SimulatedGpuServices) -> None:
+    worker, kept = by_ear
+    nvidia.asked.clear()
+    answered = asyncio.run(from_broker(worker, CHECK))
+    assert (answered.answers_of, answered.gpu_answers) == ("Broker", kept[0].gpu_answers)
+    judgement = judge_bundle(BundleFile.read(to_bytes(answered.bundle(answered.judged_at))), Expectations(nras_keys=nvidia.nras.jwks))
+    assert judgement.accepted, judgement.to_json()["reasons"]
+    assert not any("the bundle does not hold" in caution for caution in cautions(judgement))
+    assert nvidia.asked == {}
+    assert asyncio.run(from_broker(answered, CHECK)) is answered
+
+
+def test_who_saves_a_bundle_is_told_what_is_absent(
+    by_ear: tuple[VerifiedWorker, list[Bundle]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    worker, _ = by_ear
+    assert asyncio.run(infer._answered(worker, CHECK)).answers_of == "Broker"
+    assert capsys.readouterr().err == ""
+
+    async def refused(_: BrokerClient, result_id: str) -> bytes:
+        raise WireError(WireReason.SERVICE_UNREACHABLE, "no answer", "wait")
+
+    monkeypatch.setattr(BrokerClient, "bundle", refused)
+    for check, why in ((CHECK, "ServiceUnreachable"), (None, "--check-revocation")):
+        assert asyncio.run(infer._answered(worker, check)).answers_of == "Absent"
+        assert why in capsys.readouterr().err
+
+
+def test_a_bundle_about_other_evidence_answers_nothing(by_ear: tuple[VerifiedWorker, list[Bundle]]) -> None:
+    worker, kept = by_ear
+    kept[0] = kept[0].model_copy(update={"evidence": kept[0].evidence.model_copy(update={"nonce": "ab" * 32})})
+    with pytest.raises(WireError) as refused:
+        asyncio.run(from_broker(worker, CHECK))
+    assert refused.value.reason == "EarClaimMismatch"
+
+
+@pytest.mark.parametrize(
+    ("said", "answers"), [("Broker", False), ("Client", False), ("Absent", True), ("NotWanted", True)], ids=lambda value: str(value)
+)
+def test_a_record_that_is_wrong_about_the_answers(by_ear: tuple[VerifiedWorker, list[Bundle]], said: str, answers: bool) -> None:
+    worker, _ = by_ear
+    if answers:
+        worker = asyncio.run(from_broker(worker, CHECK))
+    document = worker.bundle(worker.judged_at).to_json_dict()
+    document["verification"]["gpuAnswers"] = said
+    judgement = judge_bundle(BundleFile.read(canonical(document)))
+    assert "verification.gpuAnswers" in {difference.member for difference in judgement.differences}
+    assert not judgement.accepted
 
 
 @pytest.mark.parametrize(

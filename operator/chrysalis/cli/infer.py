@@ -22,6 +22,7 @@ from chrysalis.cli.gpu_service_options import gpu_service_options
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.main import EXIT_NO, EXIT_UNREACHABLE
 from chrysalis.cli.owner_files import owner_key, read_text
+from chrysalis.client import answers
 from chrysalis.client.ear_mode import PolicyPin
 from chrysalis.client.reasons import ClientError
 from chrysalis.client.receipt_file import ReceiptFile
@@ -31,6 +32,7 @@ from chrysalis.client.verified import VerifiedWorker
 from chrysalis.clock import SystemClock, rfc3339
 from chrysalis.wire import owner_token
 from chrysalis.wire.bundle import MAX_COLLATERAL_CHARACTERS, to_bytes
+from chrysalis.wire.bundle_answers import AnswersOf
 from chrysalis.wire.gpu_services import GpuServices
 from chrysalis.wire.reasons import WireError, WireReason
 from chrysalis.wire.recalls import MAX_LIST_BYTES, RecallList, open_list
@@ -113,6 +115,7 @@ def command(
     _only_with("--mode ear", mode == FreshnessMode.EAR, given)
     _only_with("--mode fresh-quote", mode == FreshnessMode.FRESH_QUOTE, {"--nras-url or --ocsp-url": gpu_services})
     _only_with("--mode offline", mode == FreshnessMode.OFFLINE, {"--collateral": collateral})
+    revocation = _revocation(FreshnessMode(mode), **asking)
     client = Client(
         endpoint,
         policy=accepted,
@@ -124,13 +127,15 @@ def command(
         policy_pin=_pin(envelope, policy_owner, policy_name, ear_key) if mode == FreshnessMode.EAR else None,
         max_ear_age_seconds=max_ear_age,
         collateral=files.read(collateral, MAX_COLLATERAL_CHARACTERS).decode(errors="replace") if collateral else None,
-        revocation=_revocation(FreshnessMode(mode), **asking),
+        revocation=revocation,
         gpu_services=gpu_services,
         recalls=_recalls(recalls, ear_key),
         sni=sni,
     )
     try:
         worker, job = asyncio.run(_ask(client, list(texts), limit, verify_only))
+        if save_bundle is not None:
+            worker = asyncio.run(_answered(worker, revocation))
     except (ClientError, WireError) as error:
         return _say(error, mode, EXIT_UNREACHABLE if error.reason == WireReason.SERVICE_UNREACHABLE else EXIT_NO, output)
     if save_bundle is not None:
@@ -197,6 +202,21 @@ async def _ask(client: Client, texts: list[str], limit: int, verify_only: bool) 
     async with client:
         worker = await client.connect()
         return worker, None if verify_only else await client.embeddings(texts, max_nanoton=limit)
+
+
+async def _answered(worker: VerifiedWorker, check: RevocationCheck | None) -> VerifiedWorker:
+    """For a bundle: with NVIDIA's answers out of the broker's, where it hands them over; where they are absent, that is said."""
+    why = "no broker is asked (--check-revocation)"
+    if check is not None:
+        try:
+            worker = await answers.from_broker(worker, check)
+        except WireError as error:
+            if error.reason == WireReason.EAR_CLAIM_MISMATCH:
+                raise
+            why = f"{error.reason}: {error.message}"
+    if worker.answers_of is AnswersOf.ABSENT:
+        click.echo(f"note: the bundle holds none of the answers of NVIDIA's services that the policy wants; {why}", err=True)
+    return worker
 
 
 def _json(worker: VerifiedWorker, job: Job | None) -> dict[str, object]:

@@ -19,8 +19,9 @@ from chrysalis.cli import files
 from chrysalis.cli.hexadecimal import HEX32
 from chrysalis.clock import rfc3339
 from chrysalis.wire.bundle import MAX_BUNDLE_BYTES, BundleFile
-from chrysalis.wire.bundle_answers import KeysOf
+from chrysalis.wire.bundle_answers import AnswersOf, KeysOf
 from chrysalis.wire.bundle_judgement import Expectations, Judgement, Signature, judge
+from chrysalis.wire.gpu import awaits
 from chrysalis.wire.recalls import MAX_LIST_BYTES
 
 Callback = Callable[..., int]
@@ -168,6 +169,16 @@ def cautions(judgement: Judgement) -> list[str]:
         found.append("--nras-keys was not given: NVIDIA's service's answer is judged under the keys that the broker says it got from it")
     elif judgement.nras == KeysOf.BUNDLE:
         found.append("--nras-keys was not given: NVIDIA's service's answer is judged under keys that anybody may have put into the bundle")
+    if judgement.gpu is not None and awaits(judgement.gpu):
+        absent = judgement.verification is not None and judgement.verification.gpu_answers == AnswersOf.ABSENT
+        found.append(
+            "the policy wants NVIDIA's services' word about the GPUs, and the bundle does not hold all of it"
+            + (
+                ": the client that made it had its broker's word; the broker's own bundle (`chrysalis bundle get`) holds it"
+                if absent
+                else ""
+            )
+        )
     if judgement.mode == FreshnessMode.OFFLINE:
         found.append("freshness: NotChecked; the evidence is judged, not when it was made")
     if judgement.revocation == Revocation.NOT_CHECKED:

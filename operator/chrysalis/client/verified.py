@@ -19,9 +19,10 @@ from chrysalis.receipts.objects import Offer
 from chrysalis.wire import bundle
 from chrysalis.wire.broker import AttestationDocument
 from chrysalis.wire.bundle import Bundle, BundlePolicy, BundleResult, BundleVerification
+from chrysalis.wire.bundle_answers import AnswersOf
 from chrysalis.wire.bundle_judgement import Whole
 from chrysalis.wire.ear import Ear
-from chrysalis.wire.gpu import GpuAnswers
+from chrysalis.wire.gpu import GpuAnswers, wants_answers
 
 FROM_A_RESULT = (
     "version",
@@ -79,7 +80,7 @@ class VerifiedWorker:
     gpu: GpuVerdict | None
     """The client's own appraisal of the GPUs; None in mode `ear`, and where the policy judges none."""
     gpu_answers: GpuAnswers | None = None
-    """What NVIDIA's services said to the client; None where it did not ask."""
+    """What NVIDIA's services said to the client or, in mode `ear`, to its broker (client.answers); None without."""
     ear: Ear | None
     """The broker's result that stands for an appraisal in mode `ear`, else None."""
     identity: MeasuredIdentity
@@ -111,6 +112,13 @@ class VerifiedWorker:
     def judged_by(self) -> JudgedBy:
         """Who compared the evidence with the policy."""
         return JudgedBy.BROKER if self.mode == FreshnessMode.EAR else JudgedBy.CLIENT
+
+    @property
+    def answers_of(self) -> AnswersOf:
+        """Whose `gpu_answers` are."""
+        if self.gpu_answers is not None:
+            return AnswersOf.CLIENT if self.ear is None else AnswersOf.BROKER
+        return AnswersOf.ABSENT if wants_answers(self.policy.gpu) else AnswersOf.NOT_WANTED
 
     @property
     def evidence_class(self) -> str:
@@ -211,5 +219,6 @@ class VerifiedWorker:
                 evidence_class=self.evidence_class,
                 isolation=self.isolation,
                 judged_by=self.judged_by.value,
+                gpu_answers=self.answers_of,
             ),
         )

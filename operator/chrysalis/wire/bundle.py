@@ -21,6 +21,7 @@ from chrysalis.receipts import jws
 from chrysalis.receipts.objects import Digest, Seconds, SignedObject
 from chrysalis.receipts.reasons import ReceiptError
 from chrysalis.wire.broker import Evidence, NamedReason
+from chrysalis.wire.bundle_answers import AnswersOf
 from chrysalis.wire.gpu import GpuAnswers
 from chrysalis.wire.reasons import WireError, WireReason
 from chrysalis.wire.recalls import MAX_LIST_BYTES
@@ -78,6 +79,7 @@ class BundleVerification(Model):
     evidence_class: Annotated[str, Field(max_length=16)]
     isolation: Isolation
     judged_by: Literal["Client", "Broker"]  # who compared the evidence with the policy
+    gpu_answers: AnswersOf | None = None  # whose answers of NVIDIA's services are enclosed; bundles of earlier versions do not say
 
 
 class Bundle(Model):

@@ -500,7 +500,9 @@ def _compare(told: Judgement, bundle: Bundle, own: Whole, evidence: _Opened) -> 
     found = {str(reason.reason) for reason in own.reasons}
     differences: list[Difference] = []
     if result.verdict == "Accepted":
-        if not own.accepted or recorded:
+        absent = None if bundle.verification is None else bundle.verification.gpu_answers
+        lacking = bundle_answers.only_lacks(absent, own.verdict, own.gpu)
+        if (not own.accepted and not lacking) or recorded:
             verdict = "Accepted" if own.accepted else "Refused"
             differences.append(Difference("verdict", _verdict("Accepted", recorded), _verdict(verdict, found)))
     elif own.accepted and not brokers:
@@ -542,6 +544,7 @@ def _verification(told: Judgement, bundle: Bundle, own: Whole, evidence: _Opened
     pairs: list[tuple[str, Any, Any]] = [
         ("verification.freshness", said.freshness, FRESHNESS[said.mode]),
         ("verification.judgedBy", said.judged_by, "Broker" if said.mode == FreshnessMode.EAR else "Client"),
+        ("verification.gpuAnswers", *bundle_answers.recorded(said.gpu_answers, bundle.gpu_answers)),
         ("verification.evidenceClass", said.evidence_class, own.evidence_class),
         ("verification.isolation", said.isolation, evidence.identity.isolation if evidence.identity else None),
     ]

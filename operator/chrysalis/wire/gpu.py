@@ -14,7 +14,7 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from chrysalis.api.base import Model
-from chrysalis.api.policy_gpu import GpuBackend, GpuRules
+from chrysalis.api.policy_gpu import GpuBackend, GpuRevocation, GpuRules
 from chrysalis.attestation.gpu import evidence as gpu_evidence
 from chrysalis.attestation.gpu import nras
 from chrysalis.attestation.gpu.appraisal import RemoteCheck, appraise_gpus
@@ -106,6 +106,11 @@ def appraise(
         ocsp_responses=[] if answers is None else _decoded(answers.ocsp),
         remote=None if answers is None or rules.backend is not GpuBackend.NRAS else _remote(answers, nras_keys, nonce, at),
     )
+
+
+def wants_answers(rules: GpuRules | None) -> bool:
+    """Whether a policy's rules ask for the word of one of NVIDIA's services."""
+    return rules is not None and (rules.backend is GpuBackend.NRAS or rules.revocation is GpuRevocation.REQUIRED)
 
 
 def awaits(verdict: GpuVerdict) -> bool:
