@@ -284,20 +284,24 @@ class SimulatedPlatform:
         td_attributes: bytes = TD_ATTRIBUTES,
         xfam: bytes = XFAM,
         tee_tcb_svn: bytes = TEE_TCB_SVN,
+        tee_tcb_svn_2: bytes | None = None,
         mr_servicetd: bytes = bytes(48),
         version: int = 4,
         qe_signer: bytes = QE_SIGNER,
         qe_svn: int = QE_SVN,
         chain: str | None = None,
     ) -> bytes:
-        """A quote over these values, signed by the platform's quoting enclave; version 4 or 5."""
+        """A quote over these values, signed by the platform's quoting enclave; version 4 or 5.
+
+        tee_tcb_svn_2: the levels of now, which version 5 has beside those of the domain's start; None: the same.
+        """
         header = struct.pack("<HHI4s16s20s", version, 2, 0x81, bytes(4), QE_VENDOR, bytes(20))
         body = tee_tcb_svn + mrseam + mrsignerseam + seam_attributes + td_attributes + xfam
         body += mrtd + mrconfigid + mrowner + mrownerconfig + b"".join(rtmrs) + report_data
         if len(body) != 584:
             raise ValueError(f"the fields have {len(body)} bytes together; a TD report has 584")
         if version == 5:
-            body += tee_tcb_svn + mr_servicetd
+            body += (tee_tcb_svn if tee_tcb_svn_2 is None else tee_tcb_svn_2) + mr_servicetd
             header += struct.pack("<HI", 3, len(body))
         nonce = bytes(range(32))
         key = self.keys["attestation"]

@@ -64,6 +64,51 @@ def test_success_at_a_poor_tcb_status(
     assert reasons(judge(collateral=collateral)) == ([reason] if reason else [])
 
 
+def of_two_levels(platform: SimulatedPlatform) -> Collateral:
+    """Collateral that lists a level for components 3 and module 6, and an older one for components 2 and module 4."""
+
+    def edit(info: dict[str, Any], identity: dict[str, Any]) -> None:
+        [level], [module] = info["tcbLevels"], info["tdxModuleIdentities"]
+        late = {"tcbDate": "2023-01-01T00:00:00Z", "tcbStatus": "OutOfDate", "advisoryIDs": ["INTEL-SA-3"]}
+        components = [{"svn": svn} for svn in (5, 0, 3, *([0] * 13))]
+        info["tcbLevels"] = [level | {"tcb": level["tcb"] | {"tdxtcbcomponents": components}}, level | late]
+        [current] = module["tcbLevels"]
+        module["tcbLevels"] = [current | {"tcb": {"isvsvn": 6}}, current | late | {"tcb": {"isvsvn": 4}}]
+
+    return of(platform, CollateralShape(tampering=Tampering(edit=edit)))
+
+
+def svn(module: int, component: int) -> bytes:
+    return bytes([module, 1, component]) + bytes(13)
+
+
+LEVELS = [  # at the domain's start, now, and what both are together
+    (svn(6, 3), svn(6, 3), "UpToDate"),
+    (svn(6, 3), svn(6, 2), "OutOfDate"),
+    (svn(6, 3), svn(4, 3), "OutOfDate"),
+    (svn(6, 2), svn(6, 3), "TDRelaunchAdvised"),
+    (svn(4, 3), svn(6, 3), "TDRelaunchAdvised"),
+    (svn(6, 2), svn(6, 2), "OutOfDate"),
+]
+
+
+@pytest.mark.parametrize(("start", "now", "together"), LEVELS)
+def test_a_platform_that_is_now_below_the_level_of_the_domains_start(
+    platform: SimulatedPlatform, reasons: Reasons, start: bytes, now: bytes, together: str
+) -> None:
+    quote, collateral = platform.quote(version=5, tee_tcb_svn=start, tee_tcb_svn_2=now), of_two_levels(platform)
+    library_accepts(platform, quote, collateral)
+    verdict = appraise(quote=quote, collateral=collateral, policy=None, at=AT, roots=[platform.root_der])
+    assert verdict.tcb_status == together
+    expected = {"UpToDate": [], "OutOfDate": ["TcbOutOfDate"], "TDRelaunchAdvised": ["TcbRelaunchAdvised"]}
+    assert reasons(verdict) == expected[together]
+    late = together != "UpToDate"
+    assert verdict.advisory_ids == (["INTEL-SA-3"] if late else [])
+    assert verdict.claims is not None
+    assert verdict.claims.tcb_date.year == (2023 if late else 2025)
+    assert (library_accepts(platform, quote, collateral) == together) == (start[0] <= now[0] and start[2] <= now[2])  # the gap
+
+
 def test_tcb_info_signed_by_a_leaked_platform_key(
     platform: SimulatedPlatform, judge: Appraise, reasons: Reasons, quote: Callable[..., bytes]
 ) -> None:

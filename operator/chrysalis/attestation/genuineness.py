@@ -90,7 +90,7 @@ class Claims:
     tcb_status: str
     advisory_ids: tuple[str, ...]
     evaluation_data_number: int  # the smaller one of TCB info and QE identity
-    tcb_date: datetime  # the older one of the platform's and the quoting enclave's level
+    tcb_date: datetime  # the oldest one of the platform's levels and the quoting enclave's
     fmspc: str  # upper-case hex
     ppid: str  # lower-case hex
     smt: bool  # the three flags are True unless the certificate says False
@@ -291,13 +291,17 @@ def _claims(document: dict[str, Any], quote: Quote, collateral: Collateral, anch
             raise NotGenuine(
                 [Reason.of(_R.QE_IDENTITY_MISMATCH, "the quoting enclave's report binds more than the key that signed the quote")]
             )
-        qe_date = parse_rfc3339(enclave["tcb_level"]["tcbDate"])
+        levels = [enclave["tcb_level"], *_levels_of_now(document)]
+        status = document["tcb"]["status"]
+        for level in levels:
+            status = _both_statuses(status, level["tcbStatus"])
+        advisories = [name for level in levels for name in level["advisoryIDs"]]
         return Claims(
             evidence_class=EvidenceClass.HARDWARE if anchor is None else EvidenceClass.SIMULATED,
-            tcb_status=_both_statuses(document["tcb"]["status"], enclave["tcb_level"]["tcbStatus"]),
-            advisory_ids=tuple(document["tcb"]["advisory_ids"]),
+            tcb_status=status,
+            advisory_ids=tuple(dict.fromkeys([*document["tcb"]["advisory_ids"], *advisories])),
             evaluation_data_number=min(document["tcb"]["eval_data_number"], document["qe"]["tcb_eval_data_number"]),
-            tcb_date=min(from_unix(document["platform"]["tcb_date_tag"]), qe_date),
+            tcb_date=min(from_unix(document["platform"]["tcb_date_tag"]), *(parse_rfc3339(level["tcbDate"]) for level in levels)),
             fmspc=bytes(pck["fmspc"]).hex().upper(),
             ppid=bytes(pck["ppid"]).hex(),
             smt=pck["smt_enabled"] != "False",
@@ -312,6 +316,16 @@ def _claims(document: dict[str, Any], quote: Quote, collateral: Collateral, anch
     except (KeyError, TypeError, ValueError, StopIteration, AttributeError) as error:
         detail = f"{type(error).__name__}: {error}"
         raise NotGenuine([Reason.of(_R.VERIFICATION_FAILED, "the library's claims are of an unknown form", detail)]) from error
+
+
+def _levels_of_now(document: dict[str, Any]) -> list[dict[str, Any]]:
+    """The level at which the platform runs now, where the quote says it (TEE_TCB_SVN_2 of TD report 1.5); none otherwise.
+
+    The library takes the level at the domain's start, and looks at this one only where the other is out of date: a domain that was
+    started on a newer module than the one that serves it now would pass.  TDRelaunchAdvised says of both what there is to say.
+    """
+    now = document["platform"]["current_tcb_level"]
+    return [] if now is None or "Relaunch" in document["tcb"]["status"] else [now]
 
 
 def _both_statuses(platform: str, enclave: str) -> str:

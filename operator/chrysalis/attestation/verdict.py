@@ -55,7 +55,7 @@ class VerifiedClaims(Model):
     cached_keys: bool
     dynamic_platform: bool
     evaluation_data_number: int  # the smaller one of TCB info and QE identity
-    tcb_date: datetime  # the older one of the platform's and the quoting enclave's level
+    tcb_date: datetime  # the oldest one of the platform's levels and the quoting enclave's
     qe_status: str  # of the quoting enclave's level
     collateral_sha256: str  # of the documents that were used
 
