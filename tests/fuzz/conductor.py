@@ -6,6 +6,7 @@ what it breaks.  Found inputs belong into a named test, in words, not into the r
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -17,12 +18,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from e2e import cache
-from tests.fuzz.targets import TARGETS, Target
+from tests.fuzz.process import REPLAY_SECONDS, TOO_LONG
+from tests.fuzz.target import Target
+from tests.fuzz.targets import TARGETS
 
 FOUND = Path(__file__).resolve().parent / "found"
 START_SECONDS = 90
-REPLAY_SECONDS = 60
-_RUNS = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
+"""Of the processor: to load the target's modules with their coverage counters."""
+BUSY_FACTOR = 12
+"""How much longer than its processor time a process may take before it is given up: others use the machine, too."""
+LEAST_RUNS = 50
+"""Fewer fuzz nothing."""
+ROUNDS = 5
+"""How often one target is begun again where a round ended early or gave too few runs, which says nothing about the target."""
+_RUNS = re.compile(r"stat::number_of_executed_units:\s*(\d+)|^#(\d+)\b", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -59,44 +68,52 @@ def fuzz_all(
 
 
 def _fuzz(target: Target, seconds: int, seed: int, keep: bool) -> Outcome:
+    """Fuzz in rounds until one ends by itself and the runs are enough, or something breaks that breaks again without counters."""
+    runs = 0
     with tempfile.TemporaryDirectory() as scratch:
-        corpus, artifacts = Path(scratch, "corpus"), Path(scratch, "artifacts")
-        artifacts.mkdir()
-        if keep:
-            corpus = cache.root() / "fuzz-corpus" / target.name
-        corpus.mkdir(parents=True, exist_ok=True)
-        arguments = [
-            "fuzz",
-            target.name,
-            "--seconds",
-            str(seconds),
-            "--corpus",
-            str(corpus),
-            "--artifacts",
-            str(artifacts),
-            "--seed",
-            str(seed),
-        ]
-        try:
-            done = _process(arguments, seconds + START_SECONDS, scratch)
-        except subprocess.TimeoutExpired:
-            return Outcome(target.name, 0, f"the process did not end {START_SECONDS} s after its time")
-        found = next((_kept(target, path) for path in sorted(artifacts.iterdir())), None)
-        if found is None:
-            runs = _RUNS.search(done.stderr)
-            if done.returncode or runs is None:
-                return Outcome(target.name, 0, f"the process ended with {done.returncode}:\n{done.stderr[-3000:]}")
-            return Outcome(target.name, int(runs[1]))
-        try:
-            again = _process(["replay", target.name, str(found)], REPLAY_SECONDS, scratch)
-        except subprocess.TimeoutExpired:
-            return Outcome(target.name, 0, f"hangs for over {REPLAY_SECONDS} s", found)
-        if again.returncode:
-            return Outcome(target.name, 0, again.stderr[-3000:].strip(), found)
-        if "Broken:" in done.stderr or "ALARM" in done.stderr:  # slow or large only under the coverage counters
-            found.unlink()
-            return Outcome(target.name, 1)
-        return Outcome(target.name, 0, f"broke once, and not when it was replayed:\n{done.stdout[-2000:]}{done.stderr[-1500:]}", found)
+        for number in range(ROUNDS):
+            outcome, whole = _round(target, seconds, seed + number, keep, scratch)
+            runs += outcome.runs
+            if outcome.problem or (whole and runs >= LEAST_RUNS):
+                break
+    return dataclasses.replace(outcome, runs=runs)
+
+
+def _round(target: Target, seconds: int, seed: int, keep: bool, scratch: str) -> tuple[Outcome, bool]:
+    """One process; False where it ended early over an input that is slow or large under the coverage counters alone."""
+    corpus, artifacts = Path(scratch, "corpus"), Path(scratch, "artifacts")
+    if keep:
+        corpus = cache.root() / "fuzz-corpus" / target.name
+    for folder in (corpus, artifacts):
+        folder.mkdir(parents=True, exist_ok=True)
+    limit = seconds + START_SECONDS
+    words = {"--seconds": seconds, "--corpus": corpus, "--artifacts": artifacts, "--seed": seed, "--processor-seconds": limit}
+    try:
+        done = _process(["fuzz", target.name, *(str(word) for pair in words.items() for word in pair)], BUSY_FACTOR * limit, scratch)
+    except subprocess.TimeoutExpired:
+        return Outcome(target.name, 0, f"the process did not end in {BUSY_FACTOR * limit} s"), True
+    found = next((_kept(target, path) for path in sorted(artifacts.iterdir())), None)
+    runs = max((int(total or so_far) for total, so_far in _RUNS.findall(done.stderr)), default=None)
+    if found is None:
+        if done.returncode == TOO_LONG:
+            return Outcome(target.name, 0, f"the process used over {limit} s of the processor for {seconds} s of fuzzing"), True
+        if done.returncode or runs is None:
+            return Outcome(target.name, 0, f"the process ended with {done.returncode}:\n{done.stderr[-3000:]}"), True
+        return Outcome(target.name, runs), True
+    try:
+        again = _process(["replay", target.name, str(found)], BUSY_FACTOR * REPLAY_SECONDS, scratch)
+    except subprocess.TimeoutExpired:
+        return Outcome(target.name, 0, f"hangs for over {BUSY_FACTOR * REPLAY_SECONDS} s", found), True
+    if again.returncode == TOO_LONG:
+        return Outcome(target.name, 0, f"hangs: it used over {REPLAY_SECONDS} s of the processor", found), True
+    if again.returncode:
+        return Outcome(target.name, 0, again.stderr[-3000:].strip(), found), True
+    if "Broken:" in done.stderr or "ALARM" in done.stderr:
+        found.unlink()
+        for path in artifacts.iterdir():
+            path.unlink()
+        return Outcome(target.name, runs or 0), False
+    return Outcome(target.name, 0, f"broke once, and not when it was replayed:\n{done.stdout[-2000:]}{done.stderr[-1500:]}", found), True
 
 
 def _process(arguments: Sequence[str], seconds: float, scratch: str) -> subprocess.CompletedProcess[str]:

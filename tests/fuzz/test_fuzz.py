@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import secrets
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from chrysalis.sealing.reasons import SealingError, SealingReason
+from e2e import cache
 from tests.fuzz import conductor, process
-from tests.fuzz.conductor import Outcome, fuzz_all, picked
-from tests.fuzz.targets import TARGETS, Call
+from tests.fuzz.conductor import LEAST_RUNS, ROUNDS, Outcome, fuzz_all, picked
+from tests.fuzz.target import Call
+from tests.fuzz.targets import TARGETS
 
 SECONDS_EACH = 10
-LEAST_RUNS = 50
 
 
 @pytest.fixture(scope="session")
@@ -79,21 +81,78 @@ def test_the_oracle(call: Call, data: bytes, breaks: type[BaseException] | None)
             judged(data)
 
 
-@pytest.mark.parametrize(("again", "kept"), [("ZeroDivisionError: division by zero", True), ("", False)])
-def test_what_breaks_is_kept_with_its_traceback_if_it_breaks_without_coverage_counters_too(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, again: str, kept: bool
-) -> None:
-    def process_of(arguments: list[str], seconds: float, scratch: str) -> subprocess.CompletedProcess[str]:
-        if arguments[0] == "replay":
-            return subprocess.CompletedProcess(arguments, 1 if again else 0, "", again)
-        Path(arguments[arguments.index("--artifacts") + 1], "crash-1").write_bytes(b"bad")
-        return subprocess.CompletedProcess(arguments, 77, "", "Broken: 3 bytes took 2 s")
+class Rounds:
+    """In place of the processes: what each round of fuzzing leaves, then what replaying says."""
 
-    monkeypatch.setattr(conductor, "FOUND", tmp_path / "found")
-    monkeypatch.setattr(conductor, "_process", process_of)
-    outcome = conductor._fuzz(TARGETS[0], 5, 1, keep=False)
-    assert bool(outcome.problem) == kept
-    assert [path.read_bytes() for path in (tmp_path / "found").iterdir()] == ([b"bad"] if kept else [])
-    if kept:
-        assert again in str(outcome)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path, rounds: list[tuple[int, str, bool]], again: tuple[int, str]) -> None:
+        self.rounds, self.again, self.seeds, self.found = rounds, again, list[str](), folder / "found"
+        monkeypatch.setattr(conductor, "FOUND", self.found)
+        monkeypatch.setattr(conductor, "_process", self)
+
+    def __call__(self, arguments: list[str], seconds: float, scratch: str) -> subprocess.CompletedProcess[str]:
+        if arguments[0] == "replay":
+            return subprocess.CompletedProcess(arguments, self.again[0], "", self.again[1])
+        code, words, broke = self.rounds[min(len(self.seeds), len(self.rounds) - 1)]
+        self.seeds.append(arguments[arguments.index("--seed") + 1])
+        if broke:
+            Path(arguments[arguments.index("--artifacts") + 1], "crash-1").write_bytes(b"bad")
+        return subprocess.CompletedProcess(arguments, code, "", words)
+
+    def kept(self) -> list[bytes]:
+        return [path.read_bytes() for path in self.found.iterdir()] if self.found.exists() else []
+
+
+WHOLE = (0, "stat::number_of_executed_units: 60\n", False)
+SHORT = (0, "stat::number_of_executed_units: 20\n", False)
+SLOW = (77, "#16\tNEW\n#40\tpulse\nBroken: 3 bytes took 2 s\n", True)
+ALARM = (70, "ALARM: working on the last Unit for 61 seconds\n", True)
+CRASH = (77, "ZeroDivisionError: division by zero\n", True)
+SOUND, BROKEN, HANGS = (0, ""), (1, "ZeroDivisionError: division by zero"), (process.TOO_LONG, "")
+
+
+def test_what_breaks_is_kept_with_its_traceback(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for once, again in ((SLOW, BROKEN), (CRASH, BROKEN), (ALARM, BROKEN)):
+        rounds = Rounds(monkeypatch, tmp_path, [once], again)
+        outcome = conductor._fuzz(TARGETS[0], 5, 1, keep=False)
+        assert again[1] in str(outcome)
         assert f"replay {TARGETS[0].name} {tmp_path}/found/{TARGETS[0].name}-crash-1" in str(outcome)
+        assert (len(rounds.seeds), rounds.kept()) == (1, [b"bad"])
+
+
+@pytest.mark.parametrize(("once", "runs"), [(SLOW, 100), (ALARM, 60)])
+def test_what_is_slow_only_under_coverage_counters_or_on_a_busy_machine_ends_a_round_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, once: tuple[int, str, bool], runs: int
+) -> None:
+    rounds = Rounds(monkeypatch, tmp_path, [once, WHOLE], SOUND)
+    outcome = conductor._fuzz(TARGETS[0], 5, 1, keep=False)
+    assert (outcome.problem, outcome.runs, rounds.seeds, rounds.kept()) == ("", runs, ["1", "2"], [])
+
+
+def test_a_busy_machine_takes_more_rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rounds = Rounds(monkeypatch, tmp_path, [SHORT], SOUND)
+    assert (conductor._fuzz(TARGETS[0], 5, 1, keep=False).runs, len(rounds.seeds)) == (60, 3)
+    rounds = Rounds(monkeypatch, tmp_path, [(0, "stat::number_of_executed_units: 3\n", False)], SOUND)
+    assert conductor._fuzz(TARGETS[0], 5, 1, keep=False).runs == 3 * ROUNDS
+    assert len(rounds.seeds) == ROUNDS  # the test above then says that this fuzzes nothing
+
+
+@pytest.mark.parametrize(
+    ("once", "again", "word"),
+    [
+        (CRASH, SOUND, "broke once, and not when it was replayed"),
+        (ALARM, HANGS, "hangs: it used over 60 s of the processor"),
+        ((process.TOO_LONG, "", False), SOUND, "used over 95 s of the processor"),
+        ((1, "ImportError\n", False), SOUND, "ended with 1"),
+        ((0, "", False), SOUND, "ended with 0"),
+    ],
+)
+def test_what_is_a_problem_although_nothing_breaks_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, once: tuple[int, str, bool], again: tuple[int, str], word: str
+) -> None:
+    Rounds(monkeypatch, tmp_path, [once], again)
+    assert word in conductor._fuzz(TARGETS[0], 5, 1, keep=False).problem
+
+
+def test_a_process_that_uses_up_its_processor_time_is_told_by_its_end() -> None:
+    script = "from tests.fuzz import process; process.in_a_child(1)\nwhile True: pass"
+    assert subprocess.run([sys.executable, "-c", script], cwd=cache.REPOSITORY, check=False).returncode == process.TOO_LONG
