@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from chrysalis.broker.database import Database
 from chrysalis.broker.group_commit import GroupCommit
+from chrysalis.broker.reasons import BrokerError
 from chrysalis.broker.rooms import Counter
 
 WORKERS = 16
@@ -97,5 +98,5 @@ def test_a_commit_that_fails_is_heard_by_all(database: Database) -> None:
         with pytest.raises(OSError, match="no disk"):
             writer.run(lambda _: None)
     writer.close()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(BrokerError, match="ending"):
         writer.run(lambda _: None)

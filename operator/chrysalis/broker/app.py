@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator, Callable
 from functools import partial
 
 from fastapi import FastAPI, Request, Response
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.routing import Match, Route
 
-from chrysalis.broker import openapi
+from chrysalis.broker import database, openapi
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.edge import Edge
 from chrysalis.broker.messages import problem
@@ -60,11 +62,26 @@ def _handle_errors(app: FastAPI) -> None:
             return problem(error, 400 if isinstance(error, WireError) else 403)
         raise error
 
+    @app.exception_handler(SQLAlchemyError)
+    async def without_database(_request: Request, error: Exception) -> Response:
+        refusal = database.unavailable(error) if isinstance(error, SQLAlchemyError) else None
+        if refusal is None:
+            raise error
+        return problem(refusal, refusal.status)
+
     @app.exception_handler(HTTPException)
-    async def unrouted(_request: Request, error: Exception) -> Response:
+    async def unrouted(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         reason = {404: BrokerReason.NOT_FOUND, 405: BrokerReason.METHOD_NOT_ALLOWED}.get(status, BrokerReason.MESSAGE_MALFORMED)
-        return problem(BrokerError(reason, "there is no such operation", "see docs/wire for the broker's API"), status)
+        answer = problem(BrokerError(reason, "there is no such operation", "see docs/wire for the broker's API"), status)
+        if status == 405:  # RFC 9110, section 15.5.6: of every route of this path, not of the first alone
+            answer.headers["allow"] = ", ".join(sorted(_methods(app, request)))
+        return answer
+
+
+def _methods(app: FastAPI, request: Request) -> set[str]:
+    routes = [route for route in app.router.routes if isinstance(route, Route) and route.matches(request.scope)[0] is not Match.NONE]
+    return {method for route in routes for method in route.methods or ()}
 
 
 async def _housekeeping(deps: Deps) -> None:

@@ -20,7 +20,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, DisconnectionError, InterfaceError, InternalError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from chrysalis.broker.group_commit import GroupCommit
@@ -125,6 +126,23 @@ class Database:
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK_MIGRATE})
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+
+
+def unavailable(error: SQLAlchemyError) -> BrokerError | None:
+    """What is said to whoever asked while the database does not do its part; None for an error that is the broker's own.
+
+    Not reached, restarted, promoted or demoted (a server that only reads), out of space or of connections, locked for too long.
+    Only the driver's own words stand in `detail`: a statement's parameters may be sealed keys or evidence.
+    """
+    if not isinstance(error, OperationalError | InterfaceError | InternalError | DisconnectionError | PoolTimeout):
+        return None
+    words = str(error.orig) if isinstance(error, DBAPIError) else type(error).__name__
+    return BrokerError(
+        BrokerReason.DATABASE_UNAVAILABLE,
+        "the broker's database does not take this now",
+        "try again in a second; if it stays, let the broker's operator look whether the database runs, takes writes and has space",
+        f"{type(error).__name__}: {words}"[:512],
+    )
 
 
 def _parse(url: str | URL) -> URL:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,6 +19,8 @@ log = logging.getLogger(__name__)
 
 UNROUTED = "none"
 DISCONNECTED = 499
+NOT_KEPT = "no-store"
+"""Every answer is of its moment, and most are one caller's: a client certificate, unlike a bearer token, keeps no cache from them."""
 
 
 class Edge:
@@ -37,6 +40,7 @@ class Edge:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                MutableHeaders(scope=message).setdefault("cache-control", NOT_KEPT)
             await send(message)
 
         client = scope.get("client")

@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
+from chrysalis.broker.reasons import BrokerError, BrokerReason
+
 MOST = 64
 """Pieces of work in one transaction."""
 
@@ -39,12 +41,13 @@ class GroupCommit:
     def run(self, work: Callable[[Connection], T]) -> T:
         """Run work in a transaction and return what it returns once that is committed; raises what it or the commit raises.
 
-        It may be run twice, the first time without effect.
+        It may be run twice, the first time without effect.  Raises BrokerError (DatabaseUnavailable) after `close`.
         """
         done: Future[T] = Future()
         with self._wake:
             if self._closed:
-                raise RuntimeError("the database is closed")
+                words = "try again: another replica, or the one that comes after it, answers"
+                raise BrokerError(BrokerReason.DATABASE_UNAVAILABLE, "this broker is ending", words)
             self._waiting.append((work, done))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._loop, name="database-writer", daemon=True)

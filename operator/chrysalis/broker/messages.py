@@ -119,5 +119,9 @@ def problem(error: ChrysalisError, status: int) -> Response:
     document = Problem(
         title=title, status=status, reason=reasons[0].reason, detail=reasons[0].message, remedy=reasons[0].remedy, reasons=reasons
     )
-    headers = {"retry-after": "1"} if status in (429, 503) else None
+    headers: dict[str, str] = {}
+    if status in (429, 503):
+        headers["retry-after"] = "1"
+    if status == 401:
+        headers["www-authenticate"] = "Bearer"  # RFC 9110, section 15.5.2
     return Response(document.model_dump_json(by_alias=True), status_code=status, media_type=PROBLEM, headers=headers)

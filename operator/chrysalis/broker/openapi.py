@@ -29,10 +29,10 @@ HEX32 = {"type": "string", "pattern": "^[0-9a-fA-F]{64}$"}
 TEXT = {"type": "string", "maxLength": 512}
 VERDICT = {"type": "string", "enum": ["Accepted", "Refused"]}
 
-ALWAYS = (400, 429)
-"""Any operation: a malformed message or query; limits."""
+ALWAYS = (400, 429, 503)
+"""Any operation: a malformed message or query; limits; a database or another service that does not answer."""
 WITH_BODY = (408, 413)
-WITH_CALLER = (401, 403, 503)
+WITH_CALLER = (401, 403)
 
 OWNERS_CREDENTIAL = (
     "JWS by an owner's key, typ chrysalis-owner+jwt, for this broker (aud: chrysalis-broker: and the SHA-256 of its TLS key), good for one"
@@ -78,7 +78,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "Judge evidence over a nonce. Refused evidence is a problem document with every reason.",
         {200: broker.AttestResult},
         body=broker.Evidence,
-        problems=(403, 503),
+        problems=(403,),
     ),
     Operation(
         "POST",
@@ -87,7 +87,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "The model key, wrapped to the HPKE key that a result attests. Needs no credential: only that domain can open it.",
         {200: broker.WrappedKey},
         body=broker.ReleaseRequest,
-        problems=(403, 404, 503),
+        problems=(403, 404),
     ),
     Operation(
         "GET",
@@ -104,7 +104,7 @@ OPERATIONS: tuple[Operation, ...] = (
         {200: None, 201: None},
         body=Envelope,
         optional_caller=True,
-        problems=(403, 404, 409, 503),
+        problems=(403, 404, 409),
     ),
     Operation(
         "GET",
@@ -209,14 +209,13 @@ OPERATIONS: tuple[Operation, ...] = (
         "The newest signed reference values of each publisher.",
         {200: reference.ReferenceList},
     ),
-    Operation("GET", "/.well-known/jwks.json", "keySet", "The keys that sign results (RFC 7517).", {200: KEY_SET}, problems=(503,)),
+    Operation("GET", "/.well-known/jwks.json", "keySet", "The keys that sign results (RFC 7517).", {200: KEY_SET}),
     Operation(
         "GET",
         "/.well-known/ear-recalls",
         "recalls",
         "Which keys that signed results are recalled: a compact JWS of the pinned key.",
         {200: recalls.Recalls},
-        problems=(503,),
     ),
     Operation(
         "GET",
@@ -225,7 +224,7 @@ OPERATIONS: tuple[Operation, ...] = (
         "The broker's evidence about itself, over the asker's nonce; only in placement InTD.",
         {200: broker_evidence.BrokerEvidence},
         query=(("nonce", HEX32),),
-        problems=(403, 404, 503),
+        problems=(403, 404),
     ),
     Operation("GET", "/readyz", "ready", "Whether the broker is ready.", {200: READY}),
     Operation("GET", "/v1/openapi.json", "openapi", "This document.", {200: {"type": "object"}}),

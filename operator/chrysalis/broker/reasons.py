@@ -103,6 +103,7 @@ STATUS: dict[BrokerReason, int] = {
     BrokerReason.TOO_MANY_WATCHERS: 429,
     BrokerReason.EVIDENCE_FORGOTTEN: 404,
     BrokerReason.KEY_SERVICE_UNAVAILABLE: 503,
+    BrokerReason.DATABASE_UNAVAILABLE: 503,
 }
 """HTTP status of each reason; 403 where none stands here."""
 

@@ -17,6 +17,8 @@ from chrysalis.wire.recalls import Recalls
 MAX_LIST = 1000
 LIST_PARAMETERS = frozenset({"namespace", "worker", "podUID", "verdict", "after", "limit"})
 VERDICTS = ("", "Accepted", "Refused")
+KEY_SET_SECONDS = 60
+"""For readers to keep the key set: the key that signs next stands in it for at least as long before it signs."""
 
 
 def register(app: FastAPI, deps: Deps) -> None:
@@ -51,7 +53,8 @@ def register(app: FastAPI, deps: Deps) -> None:
         return answer(await run_in_threadpool(deps.results.view, caller, result_name(result_id)))
 
     @app.get("/.well-known/jwks.json")
-    async def jwks() -> dict[str, list[dict[str, Any]]]:
+    async def jwks(response: Response) -> dict[str, list[dict[str, Any]]]:
+        response.headers["cache-control"] = f"public, max-age={KEY_SET_SECONDS}"
         return await run_in_threadpool(deps.ear_keys.key_set)
 
     @app.get("/.well-known/ear-recalls")

@@ -75,7 +75,7 @@ class Stream(StreamingResponse):
     """Server-sent events that hold a watcher's place until the response ends, however it ends."""
 
     def __init__(self, events: AsyncIterator[str], place: Place) -> None:
-        super().__init__(events, media_type="text/event-stream", headers={"cache-control": "no-store"})
+        super().__init__(events, media_type="text/event-stream")
         self._place = place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
