@@ -8,9 +8,9 @@ import logging
 from collections.abc import AsyncIterator, Callable
 from functools import partial
 
+from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.routing import Match, Route
 
@@ -26,6 +26,7 @@ from chrysalis.wire.reasons import WireError
 
 log = logging.getLogger(__name__)
 
+BEAT_SECONDS = 5
 HOUSEKEEPING_SECONDS = 30
 REAPPRAISAL_SECONDS = 0.3
 ROUTES = (workers, owners, readers, simulations, administrators, bundles, references, attestation)
@@ -36,7 +37,7 @@ def create_app(deps: Deps) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(task) for task in (_housekeeping(deps), _reappraising(deps), _asking(deps))]
+        tasks = [asyncio.create_task(task) for task in (_beating(deps), _housekeeping(deps), _reappraising(deps), _asking(deps))]
         try:
             yield
         finally:
@@ -84,15 +85,21 @@ def _methods(app: FastAPI, request: Request) -> set[str]:
     return {method for route in routes for method in route.methods or ()}
 
 
-async def _housekeeping(deps: Deps) -> None:
-    """Trim old results, refresh collateral and verify the audit log's new records, while the loop proves that it runs."""
+async def _beating(deps: Deps) -> None:
+    """Prove that the event loop runs, whatever the database or another service does meanwhile: a new process would not help them."""
     while True:
         deps.beat.at = deps.clock.monotonic()
+        await asyncio.sleep(BEAT_SECONDS)
+
+
+async def _housekeeping(deps: Deps) -> None:
+    """Trim old results, refresh collateral and verify the audit log's new records."""
+    while True:
         before = unix(deps.clock.now()) - deps.settings.result_retention_seconds
         tasks: tuple[Callable[[], object], ...] = (partial(deps.store.trim, before), deps.collateral.refresh, deps.audit_check.verify)
         for task in tasks:
             try:
-                await run_in_threadpool(task)
+                await to_thread.run_sync(task, limiter=deps.own_tasks)
             except Exception as error:  # the one must not keep the other from its work
                 reason = error.reason if isinstance(error, BrokerError) else ""
                 log.error("housekeeping failed", extra={"event": "HousekeepingFailed", "reason": reason, "error": type(error).__name__})
@@ -103,7 +110,7 @@ async def _reappraising(deps: Deps) -> None:
     """Work off what is to be judged again: what this process or another replica has asked for, or left when it was killed."""
     while True:
         try:
-            await run_in_threadpool(deps.reappraiser.work)
+            await to_thread.run_sync(deps.reappraiser.work, limiter=deps.own_tasks)
         except Exception as error:
             log.error("re-appraisal failed", extra={"event": "ReappraisalFailed", "error": type(error).__name__})
         await asyncio.sleep(REAPPRAISAL_SECONDS)
@@ -113,7 +120,7 @@ async def _asking(deps: Deps) -> None:
     """Refresh OCSP answers; apart from housekeeping, so that a responder that hangs does not add to its time."""
     while True:
         try:
-            await run_in_threadpool(deps.gpu_services.refresh)
+            await to_thread.run_sync(deps.gpu_services.refresh, limiter=deps.own_tasks)
         except Exception as error:
             log.error("OCSP answers are not refreshed", extra={"event": "HousekeepingFailed", "error": type(error).__name__})
         await asyncio.sleep(HOUSEKEEPING_SECONDS)

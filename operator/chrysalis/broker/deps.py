@@ -30,6 +30,10 @@ from chrysalis.clock import Clock
 
 CHECKS = 8
 """Callers that are checked at once.  A check may wait for another service; it shall not hold the threads that judge evidence."""
+KEY_CALLS = 12
+"""Requests at once that need the key service, which may be slow: they shall not hold the threads that everybody shares."""
+OWN_TASKS = 3
+"""A thread for each thing that the broker does by itself (chrysalis.broker.app): no flood of requests makes a re-appraisal wait."""
 
 
 @dataclass
@@ -65,6 +69,8 @@ class Deps:
     noted: State | None
     """What the anchor held when the broker had started; None without an anchor."""
     checks: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(CHECKS))
+    key_calls: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(KEY_CALLS))
+    own_tasks: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(OWN_TASKS))
     limits: Limits = field(init=False)
     beat: Heartbeat = field(default_factory=Heartbeat)
 

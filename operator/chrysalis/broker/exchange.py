@@ -31,15 +31,19 @@ def exchange(
 ) -> bytes:
     """The body of a successful answer.
 
-    Raises ValueError for another status (StatusError), more than max_bytes, or an answer that takes longer than `seconds` as a whole (a
+    Raises ValueError for another status (StatusError), more than max_bytes, a compressed answer (a few bytes of it may be hundreds of
+    megabytes), or an answer that takes longer than `seconds` as a whole (a
     client's own timeouts are for each read, so a peer that drips could hold a thread for hours); httpx.HTTPError otherwise.
     """
     deadline = clock.monotonic() + seconds
     body = bytearray()
-    with http.stream(method, url, json=json, headers=headers, follow_redirects=False, timeout=seconds) as response:
+    sent = {"accept-encoding": "identity"} | dict(headers or {})
+    with http.stream(method, url, json=json, headers=sent, follow_redirects=False, timeout=seconds) as response:
         if not response.is_success:
             raise StatusError(url, response.status_code)
-        for piece in response.iter_bytes(chunk_size=None):
+        if response.headers.get("content-encoding", "identity").lower() != "identity":
+            raise ValueError(f"{url} answered in a compressed form, which was not asked for")
+        for piece in response.iter_bytes(chunk_size=None):  # nothing is decoded: see above
             body += piece
             if len(body) > max_bytes:
                 raise ValueError(f"{url} answered over {max_bytes} bytes")

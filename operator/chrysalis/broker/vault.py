@@ -28,6 +28,8 @@ LOGIN_MARGIN = 0.8
 """A login is renewed after this part of its lease."""
 VERSION_SECONDS = 60.0
 """How long the newest version's number is remembered."""
+REST_SECONDS = 2.0
+"""For which a service that did not answer is left alone: those who wait for it would only hold threads, one after the other."""
 UPSTREAM_BUSY = frozenset({429, 472, 473, 500, 502, 503, 504})
 """Statuses after which the same request may succeed: rate limit, standby nodes, sealed or starting."""
 Segment = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
@@ -47,7 +49,7 @@ class VaultSettings(Model):
 
     url: the service's base.  mount: of the transit engine.  key: its name.  namespace: X-Vault-Namespace.  caFile: PEM of the
     authorities of its certificate; absent: the system's.  tokenFile or kubernetes: how to log in, exactly one.  timeoutSeconds: of
-    one request.  attempts: how often a request is tried while the service is busy or out of reach.
+    one request, its whole answer included.  attempts: how often a request is tried while the service is busy or out of reach.
     """
 
     kind: Literal["Vault"]
@@ -80,6 +82,7 @@ class VaultTransit:
         self._lock = threading.Lock()
         self._login = ("", 0.0)  # token, good until (monotonic)
         self._newest = (0, 0.0)  # version, remembered until (monotonic)
+        self._rests_until = 0.0  # monotonic
         self._pause = threading.Event()
         try:
             verify = ssl.create_default_context(cafile=None if settings.ca_file is None else str(settings.ca_file))
@@ -93,6 +96,7 @@ class VaultTransit:
             verify=verify,
             trust_env=False,
             follow_redirects=False,
+            headers={"accept-encoding": "identity"},
             transport=transport,
         )
 
@@ -180,27 +184,36 @@ class VaultTransit:
             headers["x-vault-token"] = token
         if self._settings.namespace:
             headers["x-vault-namespace"] = self._settings.namespace
+        if self._clock.monotonic() < self._rests_until:
+            raise unavailable(self, "it did not answer a moment ago")
         failure = ""
         for attempt in range(self._settings.attempts):
             if attempt:
                 self._pause.wait(0.1 * 2**attempt)
+            deadline = self._clock.monotonic() + self._settings.timeout_seconds
             try:
                 with self._http.stream(method, path, json=body, headers=headers) as response:
-                    document = _read(response)
+                    document = _read(response, self._clock, deadline)
                 if response.status_code not in UPSTREAM_BUSY:
                     return response.status_code, document
                 failure = f"HTTP {response.status_code}: {_errors(document)}"
             except (httpx.HTTPError, httpx.InvalidURL, ValueError, RecursionError) as error:
                 failure = f"{type(error).__name__}: {error}"
+        self._rests_until = self._clock.monotonic() + REST_SECONDS
         raise unavailable(self, failure)
 
 
-def _read(response: httpx.Response) -> dict[str, Any]:
+def _read(response: httpx.Response, clock: Clock, deadline: float) -> dict[str, Any]:
+    """The answer's JSON; raises ValueError, also where it drips: a client's own timeouts are for each read."""
+    if response.headers.get("content-encoding", "identity").lower() != "identity":
+        raise ValueError("a compressed answer, which was not asked for")
     raw = bytearray()
-    for piece in response.iter_bytes():
+    for piece in response.iter_bytes():  # nothing is decoded: see above
         raw += piece
         if len(raw) > MAX_ANSWER_BYTES:
             raise ValueError(f"an answer over {MAX_ANSWER_BYTES} bytes")
+        if clock.monotonic() > deadline:
+            raise ValueError("an answer that did not come in time")
     document = json.loads(raw) if raw else {}
     if not isinstance(document, dict):
         raise ValueError("the answer is not a JSON object")

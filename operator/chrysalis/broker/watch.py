@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 
-from starlette.concurrency import run_in_threadpool
+from anyio import CapacityLimiter, to_thread
 
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.store import Store
@@ -30,6 +30,8 @@ MAX_WAIT_SECONDS = 60
 MAX_WATCH_SECONDS = 600
 """A stream ends after this, and its watcher comes back: whoever lost the right to watch does not go on for ever."""
 KEEP_ALIVE_SECONDS = 10.0
+THREADS = 4
+"""That look at the database for watchers, and for nobody else: no flood of other requests keeps a revocation from being seen."""
 
 Page = Callable[[int], Sequence[tuple[int, ResultView]]]
 """The next changes after a number that a watcher may see."""
@@ -57,6 +59,7 @@ class Watching:
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self._threads = CapacityLimiter(THREADS)
         self._number = 0
         self._read_at = float("-inf")
         self._reading = False
@@ -90,7 +93,7 @@ class Watching:
         if not self._reading and time.monotonic() - self._read_at >= POLL_SECONDS:
             self._reading = True
             try:
-                self._number = max(self._number, await run_in_threadpool(self._store.change_number))
+                self._number = max(self._number, await to_thread.run_sync(self._store.change_number, limiter=self._threads))
                 self._read_at = time.monotonic()
             finally:
                 self._reading = False
@@ -111,7 +114,7 @@ class Watching:
         until = time.monotonic() + seconds
         upto = after
         while True:
-            found = await run_in_threadpool(page, after)  # first of all: what has changed already is not waited for
+            found = await to_thread.run_sync(page, after, limiter=self._threads)  # first of all: what has changed already is not waited for
             if found:
                 return [view for _, view in found], found[-1][0]
             after = upto  # all up to there was for others
@@ -128,7 +131,7 @@ class Watching:
                 yield ": alive\n\n"
                 continue
             upto = self._number
-            while found := await run_in_threadpool(page, after):
+            while found := await to_thread.run_sync(page, after, limiter=self._threads):
                 for number, view in found:
                     yield f"id: {number}\nevent: result\ndata: {view.model_dump_json(by_alias=True, exclude_none=True)}\n\n"
                 after = found[-1][0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from starlette.concurrency import run_in_threadpool
 
@@ -37,7 +38,7 @@ def register(app: FastAPI, deps: Deps) -> None:
         with signed_message(request, deps):
             envelope = parse(Envelope, await body(request, MAX_ENVELOPE_BODY))
             await carried(request, envelope)
-            created = await run_in_threadpool(deps.records.put_key, label(key_id), envelope)
+            created = await to_thread.run_sync(deps.records.put_key, label(key_id), envelope, limiter=deps.key_calls)
         return Response(status_code=201 if created else 200)
 
     @app.put("/v1/policies/{name}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from anyio import to_thread
 from fastapi import FastAPI, Request, Response
-from starlette.concurrency import run_in_threadpool
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
@@ -51,7 +50,8 @@ def register(app: FastAPI, deps: Deps) -> None:
         message = parse(ReleaseRequest, await body(request, MAX_SMALL_BODY))
         message = message.model_copy(update={"result_id": result_name(message.result_id)})
         deps.limits.release(origin_of(request.client.host if request.client else None), message.result_id)
-        return answer(await run_in_threadpool(deps.results.release, label(request.path_params["key_id"]), message))
+        key_id = label(request.path_params["key_id"])
+        return answer(await to_thread.run_sync(deps.results.release, key_id, message, limiter=deps.key_calls))
 
     @app.get("/v1/results/{result_id}:standing")
     async def standing(request: Request, result_id: str) -> Response:
