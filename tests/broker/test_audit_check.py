@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from sqlalchemy import text
 
-from chrysalis.broker import audit_check, audit_store
+from chrysalis.broker import audit, audit_check, audit_store
 from chrysalis.broker.audit import AuditEvent
 from chrysalis.broker.audit_check import AuditCheck
 from chrysalis.broker.database import POSTGRESQL, Database
@@ -174,3 +174,17 @@ def test_a_changed_log_stops_the_next_start(world: World) -> None:
     with pytest.raises(BrokerError) as caught:
         assemble(world.deps.settings, clock=world.clock, fetcher=world.pccs)
     assert caught.value.reason == "AuditBroken"
+
+
+def test_a_hash_tells_nothing_of_another_tenants_record(world: World) -> None:
+    """Every tenant sees the whole chain: a guess at another's record, right in every word, must not show by its hash."""
+    links = world.http.get("/v1/audit", headers={"authorization": f"Bearer {world.token(world.acme)}"}).json()["links"]
+    records = list(world.deps.store.audit_log())
+    for record, shown in zip(records, links, strict=True):
+        guessed = {name: value for name, value in record.document.items() if name != "blind"}
+        assert audit.link(record.seq, record.at, record.event, guessed, record.previous).hash != shown["hash"]
+        own = record.document["owner"] == world.acme.public.hex()
+        assert ("document" in shown) == own
+        if own:  # the twin: whoever is shown a record can check its hash
+            assert audit.link(shown["seq"], shown["at"], shown["event"], shown["document"], record.previous).hash == shown["hash"]
+    assert len({record.document["blind"] for record in records}) == len(records) == 4

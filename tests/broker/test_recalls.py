@@ -78,7 +78,8 @@ def test_a_recall_ends_what_the_key_signed_and_is_published(world: World, reason
     assert ("KeyRecalled", old["resultId"]) in {(change["revokedReason"], change["resultId"]) for change in changes}
     log = list(world.deps.store.audit_log())
     (record,) = [record for record in log if record.event == "EarKeyRecalled"]
-    assert record.document == {"kids": [kid], "ended": 1, "reason": "stolen"}
+    blind = record.document["blind"]
+    assert record.document == {"kids": [kid], "ended": 1, "reason": "stolen", "blind": blind}
     fresh = world.attest(world.domain(world.acme)).json()
     assert kid_of(fresh["ear"]) != kid
     assert open_list(fresh["recalls"], world.deps.keys.ear_public).kids == {kid}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from chrysalis.broker.rooms import Room
 from chrysalis.broker.tables import audit as audit_table
 
 PAGE = 1000
+BLIND = "blind"
 _HEAD = Prepared(select(audit_table.c.seq, audit_table.c.hash).order_by(audit_table.c.seq.desc()).limit(1))
 RECORD = (
     insert(audit_table)
@@ -65,8 +67,13 @@ def known_head(seq: int | None, newest: str | None) -> tuple[int, str]:
 
 
 def record(before: tuple[int, str], at: int, kind: AuditEvent, document: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of `RECORD` for the record that follows a head; only in the writing transaction that has seen that head."""
+    """The parameters of `RECORD` for the record that follows a head; only in the writing transaction that has seen that head.
+
+    Every tenant sees every hash (GET /v1/audit), so each document gets 16 random bytes: else whoever guesses another tenant's record,
+    the name of a key at that second, could tell by its hash that the guess is right.
+    """
     seq, previous = before
+    document = document | {BLIND: secrets.token_hex(16)}
     made = audit.link(seq + 1, at, kind.value, document, previous)
     text = json.dumps(document, sort_keys=True, separators=(",", ":"))
     members = {"seq": seq + 1, "at": at, "event": made.event, "document": text, "previous": previous, "hash": made.hash}

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, and_, bindparam, delete, or_, 
 from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocument
 from chrysalis.broker import reappraisal_store
 from chrysalis.broker.collateral_reasons import DocumentKey
+from chrysalis.broker.nonces import SKEW_SECONDS
 from chrysalis.broker.prepared import Prepared
 from chrysalis.broker.reappraisal_store import Cause
 from chrysalis.broker.rooms import Room, insert_new
@@ -107,13 +108,16 @@ class CollateralRoom(Room):
         return None if row is None or row.body is None else SignedDocument(key.kind, row.body, row.signature, row.issuers)
 
     def claim_collateral(self, keys: Iterable[DocumentKey], holder: str, now: int, seconds: int) -> list[DocumentKey]:
-        """Those of the keys that this replica may ask for in the next seconds; the others are being asked for elsewhere."""
+        """Those of the keys that this replica may ask for in the next seconds; the others are being asked for elsewhere.
+
+        A claim that ends later than any could is of before the clock was set back.
+        """
 
         def claim(db: Connection) -> list[DocumentKey]:
             claimed = []
             for key in keys:
                 insert_new(db, table, _EMPTY | _named(key))
-                free = or_(_C.claimed_until <= now, _C.claimed_by == holder)
+                free = or_(_C.claimed_until <= now, _C.claimed_until > now + seconds + SKEW_SECONDS, _C.claimed_by == holder)
                 taken = update(table).where(_is(key), free).values(claimed_by=holder, claimed_until=now + seconds)
                 if db.execute(taken).rowcount == 1:
                     claimed.append(key)

@@ -12,6 +12,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
 
+from chrysalis.broker.nonces import SKEW_SECONDS
 from chrysalis.broker.prepared import Prepared
 from chrysalis.broker.rooms import Counter, Room, count, mark
 from chrysalis.broker.tables import reappraisals, results
@@ -88,9 +89,12 @@ class ReappraisalRoom(Room):
             return awaited(db, result_id)
 
     def hold_sweep(self, holder: str, now: int, seconds: int) -> Sweep | None:
-        """Take the oldest request that nobody holds for some seconds, or None."""
+        """Take the oldest request that nobody holds for some seconds, or None.
+
+        A hold that ends later than any could is of before the clock was set back: nobody keeps it.
+        """
         c = reappraisals.c
-        free = or_(c.held_until <= now, c.holder == holder)
+        free = or_(c.held_until <= now, c.held_until > now + seconds + SKEW_SECONDS, c.holder == holder)
         with self.database.reading() as db:  # the usual answer, without the writers' lock
             if db.execute(select(c.id).where(free).limit(1)).one_or_none() is None:
                 return None

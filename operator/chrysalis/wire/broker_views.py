@@ -32,7 +32,8 @@ class AuditLink(Model):
     """One link of the audit log's chain of hashes.
 
     hash is SHA-256("chrysalis/v1/audit" ‖ 0x00 ‖ hash of the link before ‖ canonical JSON of {seq, at, event, document}).
-    at, event, document: absent where the record is another tenant's; its hash still holds the chain together.
+    at, event, document: absent where the record is another tenant's; its hash still holds the chain together, and does not confirm a
+    guess at the record, since `blind` in the document is random.
     """
 
     seq: Annotated[int, Field(ge=1)]
