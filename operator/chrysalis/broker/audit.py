@@ -2,8 +2,9 @@
 
     hash(n) = SHA-256("chrysalis/v1/audit" ‖ 0x00 ‖ hash(n-1) ‖ canonical JSON of {seq, at, event, document})
 
-hash(0) is 32 zero bytes; `blind` in a document is random, so that a hash tells nothing of a record to whoever does not see it.  The database refuses to change or delete a record; whoever copies the newest hash elsewhere can
-tell later whether the log before it is still the same.
+hash(0) is 32 zero bytes; `blind` in a document is random, so that a hash tells nothing of a record to whoever does not see it.  The
+database refuses to change or delete a record; whoever copies the newest hash elsewhere can tell later whether the log before it is
+still the same.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from anyio import to_thread
 from fastapi import FastAPI, Request, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.routing import Match, Route
 from starlette.types import Scope
 
