@@ -98,12 +98,12 @@ def test_backup_and_restore(run: Run, broker: Broker, tmp_path: Path) -> None:
     assert code == 2, "without the pinned key"
     assert "--ear-key" in err
     code, out, _ = run("broker", "restore", tmp_path / "b.tar", "--config", new, "--ear-key", "00" * 32, "-o", "json")
-    assert (code, json.loads(out)["reason"]) == (1, "BackupInvalid")
+    assert (code, json.loads(out)["reasons"][0]["reason"]) == (1, "BackupInvalid")
     code, _, err = run("broker", "restore", tmp_path / "b.tar", "--config", new, "--ear-key", broker.ear_key)
     assert (code, err) == (0, "")
     broker.start(new)
     code, out, _ = run("broker", "restore", tmp_path / "b.tar", "--config", new, "-o", "json")
-    assert (code, json.loads(out)["reason"]) == (1, "StateNotEmpty")
+    assert (code, json.loads(out)["reasons"][0]["reason"]) == (1, "StateNotEmpty")
 
 
 def test_a_restored_older_state_is_accepted_explicitly(run: Run, broker: Broker, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_rotate_root(run: Run, broker: Broker, tmp_path: Path) -> None:
     previous = [{"kind": "RootKey", "file": str(tmp_path / "root")}]
     without = broker.write("without.yaml", rootKeyFile=str(tmp_path / "new-root"))
     code, out, _ = run("broker", "rotate-root", "--config", without, "-o", "json")
-    assert (code, json.loads(out)["reason"]) == (1, "StateUnusable")
+    assert (code, json.loads(out)["reasons"][0]["reason"]) == (1, "StateUnusable")
     both = broker.write("both.yaml", rootKeyFile=str(tmp_path / "new-root"), previousKeyEncryption=previous)
     code, out, _ = run("broker", "rotate-root", "--config", both, "-o", "json")
     assert (code, json.loads(out)["sealed_again"], json.loads(out)["left"]) == (0, 1, 0)
@@ -142,7 +142,7 @@ def test_recall_ear_key(run: Run, broker: Broker) -> None:
     assert run("broker", "recall-ear-key", "--config", broker.config)[0] == 2, "a reason is asked for"
     recall = ("broker", "recall-ear-key", "--config", broker.config, "--reason", "stolen")
     code, out, _ = run(*recall, "-o", "json")
-    assert (code, json.loads(out)) == (0, {"outcome": "Done", "kids": [first], "ended": 0})
+    assert (code, json.loads(out)) == (0, {"schemaVersion": "chrysalis/v1", "outcome": "Done", "kids": [first], "ended": 0})
     assert "nothing was changed" in run(*recall, "--kid", first)[1]
     assert len(json.loads(run(*recall, "--all", "-o", "json")[1])["kids"]) == 3  # the old one, the one that signs, the next
     assert run(*recall, "--all", "--kid", first)[0] == 2
@@ -156,7 +156,7 @@ def test_audit_verify(run: Run, broker: Broker) -> None:
         db.execute("DROP TRIGGER audit_no_update")
         db.execute("UPDATE audit SET document = '{}' WHERE seq = 1")
     code, out, _ = run("broker", "audit-verify", "--config", broker.config, "-o", "json")
-    assert (code, json.loads(out)["reason"]) == (1, "AuditBroken")
+    assert (code, json.loads(out)["reasons"][0]["reason"]) == (1, "AuditBroken")
 
 
 def test_a_lost_anchor_is_accepted(run: Run, broker: Broker) -> None:
@@ -179,7 +179,7 @@ def test_a_key_service_that_is_down(run: Run, broker: Broker, tmp_path: Path) ->
     vault = {"kind": "Vault", "url": "http://127.0.0.1:1", "key": "k", "tokenFile": str(tmp_path / "token"), "attempts": 1}
     config = broker.write("vault.yaml", keyEncryption=vault, previousKeyEncryption=[{"kind": "RootKey", "file": str(tmp_path / "root")}])
     code, out, _ = run("broker", "rotate-root", "--config", config, "-o", "json")
-    assert (code, json.loads(out)["reason"]) == (3, "KeyServiceUnavailable")
+    assert (code, json.loads(out)["reasons"][0]["reason"]) == (3, "KeyServiceUnavailable")
 
 
 def test_a_configuration_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
@@ -222,6 +222,9 @@ def test_keys_recover(run: Run, broker: Broker, tmp_path: Path) -> None:
     assert broker.model_key not in out
     assert run(*arguments, "--out", tmp_path / "mine")[0] == 2, "never over what is there"
     (tmp_path / "id").write_text(str(x25519.Identity.generate()))
-    assert run(*arguments, "--out", tmp_path / "none")[0] == 1
+    code, out, err = run(*arguments, "--out", tmp_path / "none", "-o", "json")
+    assert (code, json.loads(out)["reasons"][0]["reason"]) == (1, "NothingRecovered")
+    assert err.startswith("NothingRecovered: ")
+    assert not (tmp_path / "none").exists()
     (tmp_path / "id").write_text("no identity")
     assert run(*arguments, "--out", tmp_path / "bad")[0] == 2

@@ -49,7 +49,9 @@ def test_the_registers_are_printed(capsys: pytest.CaptureFixture[str], log: Path
     assert all(value in outcome.out for value in RTMRS)
     assert f"{len(boot.BOOT)} events" in outcome.out
     assert "3 events" in outcome.out  # of rtmr0
+    assert outcome.out.startswith("Accepted  (its separators are sound; compared with nothing")
     document = run(capsys, "eventlog", "replay", log, "-o", "json", "--algorithm", "SHA384").json
+    assert "compared with nothing" in document["notes"][0]
     assert (document["rtmrs"], document["events"], document["algorithm"]) == (RTMRS, len(boot.BOOT), "sha384")
     assert (document["verdict"], document["reasons"], document["matches"]) == ("Accepted", [], [None] * 4)
     assert document["log"][0] == {
@@ -61,6 +63,23 @@ def test_the_registers_are_printed(capsys: pytest.CaptureFixture[str], log: Path
         "proved": True,
         "text": boot.BOOT[0].data.decode(),
     }
+
+
+def test_the_verdict_stands_first(capsys: pytest.CaptureFixture[str], log: Path) -> None:
+    right, wrong = f"0={RTMRS[0]}", f"1={RTMRS[0]}"
+    assert run(capsys, "eventlog", "replay", log, "--rtmr", right).out.startswith("Accepted  (rtmr0 as given)\n")
+    assert run(capsys, "eventlog", "replay", log, "--rtmr", right, "-o", "json").json["notes"] == []
+    assert run(capsys, "eventlog", "replay", log, "--rtmr", wrong).out.startswith("Refused  (")
+
+
+def test_every_event_is_printed_on_demand(capsys: pytest.CaptureFixture[str], log: Path) -> None:
+    told = run(capsys, "eventlog", "replay", log, "-o", "json").json["log"]
+    printed = run(capsys, "eventlog", "replay", log, "--events").out.splitlines()[-len(told) :]
+    for event, line in zip(told, printed, strict=True):
+        assert line.split()[:4] == [str(event["number"]), f"rtmr{event['rtmr']}", event["type"], event["digest"]]
+        assert ("not proved" in line) is not event["proved"]
+        assert event.get("text", "")[:100] in line
+    assert run(capsys, "eventlog", "replay", log).out.count("EV_") == 0
 
 
 @pytest.mark.parametrize(

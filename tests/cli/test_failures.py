@@ -134,6 +134,46 @@ def test_usage_is_told_in_json_too(run: Run, words: list[str]) -> None:
     assert run(*words).out == ""
 
 
+ASKING: dict[str, list[str]] = {
+    "bundle get": ["bundle", "get", "r", "--out", "o", "--owner-key", "k", "--pin", "00" * 32, "--broker"],
+    "policy simulate": ["policy", "simulate", "-f", "p", "--owner-key", "k", "--pin", "00" * 32, "--broker"],
+    "policy sign": ["policy", "sign", "-f", "p", "--owner-key", "k", "--pin", "00" * 32, "--put"],
+    "keys pin": ["keys", "pin"],
+    "keys pin --connect": ["keys", "pin", "https://broker.example"],
+    "keys recalls": ["keys", "recalls", "--pin", "00" * 32, "--ear-key", "00" * 32, "--broker"],
+    "broker rekey-model": [
+        "broker",
+        "rekey-model",
+        "k",
+        "--record",
+        "r",
+        "--owner-key",
+        "k",
+        "--identity",
+        "i",
+        "--pin",
+        "00" * 32,
+        "--broker",
+    ],
+    "reference get": ["reference", "get", "--pin", "00" * 32, "--publisher", "00" * 32, "--broker"],
+    "infer": ["infer", "x", "--policy", "p", "--endpoint"],
+}
+
+
+@pytest.mark.parametrize("words", ASKING.values(), ids=ASKING)
+@pytest.mark.parametrize(
+    "url", ["http://broker.example", "broker.example:8443", "", "https://", "https://b:99999", "https://b\x1b", "https://[b"]
+)
+def test_what_is_no_address_is_usage(run: Run, words: list[str], url: str) -> None:
+    if words[:2] == ["keys", "pin"] and len(words) == 3:
+        url = {"http://broker.example": "b:x", "broker.example:8443": "b:99999"}.get(url, ":" + url)
+        words = [*words, "--connect"]
+    ended = run(*words, url, "-o", "json")
+    assert ended.code == 2
+    (told,) = ended.json["reasons"]
+    assert (told["reason"], "is no https URL" in told["message"]) == ("UsageInvalid", True)
+
+
 def test_what_stands_behind_two_hyphens_asks_for_nothing(run: Run) -> None:
     assert run("eventlog", "replay", "--", "-o", "json").out == ""
 

@@ -193,7 +193,10 @@ def test_rim_refused_and_unreadable(run: Run, tmp_path: Path) -> None:
     assert (outcome.code, outcome.reasons) == (1, ["RimSignatureInvalid"])
     assert len(outcome.json["measurements"]) == 1
     assert run("rim", "chain.pem").code == 2
-    assert "RimSignatureInvalid" in run("rim", "changed.swidtag", output="text").out
+    shown = run("rim", "changed.swidtag", output="text").out
+    assert shown.startswith("Refused  (as of ")
+    assert "RimSignatureInvalid (changed.swidtag): " in shown
+    assert run("rim", "driver.swidtag", output="text").out.startswith("Accepted  (as of ")
 
 
 def test_ocsp(run: Run, tmp_path: Path) -> None:

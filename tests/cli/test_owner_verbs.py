@@ -129,7 +129,10 @@ def test_an_owner_signs_a_policy(tmp_path: Path, policy: Path) -> None:
     assert resource["metadata"] == POLICY["metadata"]
     read_policy(signed.encode())  # the readable copy is that of the envelope
     assert json.loads(run("policy", "sign", "-f", policy, "--owner-key", tmp_path / "owner", "-o", "json").output) == resource
-    assert json.loads(run("keys", "show-owner", tmp_path / "owner", "-o", "json").output) == {"ownerPublicKey": public}
+    assert json.loads(run("keys", "show-owner", tmp_path / "owner", "-o", "json").output) == {
+        "schemaVersion": "chrysalis/v1",
+        "ownerPublicKey": public,
+    }
     envelope = Envelope.model_validate(resource["spec"]["envelope"])
     payload = json.loads(dsse.verify(envelope, PAYLOAD_POLICY, [bytes.fromhex(public)]).payload)
     assert (payload["name"], payload["spec"]["version"]) == ("workers", 1)
@@ -166,7 +169,9 @@ def test_lint(tmp_path: Path, capsys: pytest.CaptureFixture[str], path: list[str
     place[path[-1]] = value
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(document))
     assert code("policy", "lint", "-f", tmp_path / "p.yaml") == exit_code
-    assert line in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert line in shown
+    assert shown.startswith("not usable  (" if exit_code else "usable  (")
     assert code("policy", "lint", "--strict", "-f", tmp_path / "p.yaml") == 1
 
 

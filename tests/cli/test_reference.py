@@ -106,6 +106,9 @@ def test_another_publishers_are_refused(shell: Shell) -> None:
     code, text = shell("reference", "show", file, "--publisher", "ab" * 32, "-o", "json")
     assert (code, json.loads(text)["reasons"][0]["reason"]) == (1, "EnvelopeSignatureInvalid")
     assert shell("reference", "show", file, "--publisher", shell.publisher)[0] == 0  # the twin
+    for words in (("reference", "policy", file), ("measure", "--rebuild", "--against", file)):
+        code, text = shell(*words, "--publisher", "ab" * 32, "-o", "json")
+        assert (code, json.loads(text)["reasons"][0]["reason"]) == (1, "EnvelopeSignatureInvalid")
 
 
 def test_expired_ones_are_refused(shell: Shell, layout: Path) -> None:
@@ -116,7 +119,11 @@ def test_expired_ones_are_refused(shell: Shell, layout: Path) -> None:
     old = shell.write("old", envelope)
     code, text = shell("reference", "show", old, "--publisher", shell.publisher, "-o", "json")
     assert (code, json.loads(text)["reasons"][0]["reason"]) == (1, "ReferenceValuesExpired")
-    assert shell("reference", "policy", old, "--publisher", shell.publisher)[0] == 1
+    assert json.loads(text)["reasons"][0]["remedy"]
+    assert shell("reference", "show", old, "--publisher", shell.publisher)[0] == 1
+    assert "ReferenceValuesExpired: " in shell.error
+    code, text = shell("reference", "policy", old, "--publisher", shell.publisher, "-o", "json")
+    assert (code, json.loads(text)["reasons"][0]["reason"]) == (1, "ReferenceValuesExpired")
 
 
 @pytest.mark.parametrize(

@@ -46,6 +46,14 @@ def test_inspect_needs_no_key(tmp_path: Path, repository: Path) -> None:
     assert (seen.package_digest, seen.size_bytes, seen.recipients) == (sealed.package_digest, sealed.size_bytes, ["X25519"])
 
 
+@pytest.mark.parametrize("place", [".", "missing"])
+def test_what_cannot_be_read_is_named(tmp_path: Path, place: str) -> None:
+    with pytest.raises(SealingError) as caught:
+        package.inspect(tmp_path / place)
+    assert caught.value.reason == SealingReason.SOURCE_UNUSABLE
+    assert str(tmp_path / place) in caught.value.message
+
+
 def flip(data: bytes, position: int) -> bytes:
     return data[:position] + bytes([data[position] ^ 1]) + data[position + 1 :]
 

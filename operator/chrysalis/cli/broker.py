@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,8 @@ from chrysalis.broker.encryption import Keyring
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.settings import Settings
 from chrysalis.broker.state_keys import EAR_KEY, StateKeys
+from chrysalis.cli import failures, printing
+from chrysalis.cli.addresses import HTTPS
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.keys import key_record
 from chrysalis.cli.owner_files import EXIT_NO, EXIT_UNREACHABLE, ask, owner_key, read_text
@@ -68,7 +69,9 @@ def _configured(function: F) -> F:
     config = click.option(
         "--config", type=click.Path(path_type=Path), default=Path("/etc/chrysalis/broker.yaml"), show_default=True, help="The broker's."
     )
-    output = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the outcome.")
+    output = click.option(
+        "-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print the outcome."
+    )
     return config(output(function))
 
 
@@ -98,12 +101,8 @@ def _run(output: str, work: Callable[[], tuple[dict[str, Any], str]]) -> int:
     except BrokerError as error:
         if error.reason not in UNREACHABLE | REFUSED:
             raise
-        if output == "json":
-            click.echo(json.dumps({"outcome": "Refused", **error.as_dict()}))
-        else:
-            click.echo(f"{error.reason}: {error.message}\n  what to do: {error.remedy}\n  detail: {error.detail}", err=True)
-        return EXIT_UNREACHABLE if error.reason in UNREACHABLE else EXIT_NO
-    click.echo(json.dumps({"outcome": "Done", **facts}) if output == "json" else words)
+        return failures.tell([error], EXIT_UNREACHABLE if error.reason in UNREACHABLE else EXIT_NO)
+    printing.outcome(facts, words, output)
     return 0
 
 
@@ -268,12 +267,12 @@ def accept_rollback(reason: str, config: Path, output: str) -> int:
 
 @command.command("rekey-model")
 @click.argument("key_id", metavar="KEYID")
-@click.option("--broker", "url", required=True, help="The broker's https address.")
+@click.option("--broker", "url", type=HTTPS, required=True, help="The broker's https address.")
 @click.option("--pin", "spki", type=PIN, required=True, help=PIN_HELP)
 @click.option("--record", "file", type=click.Path(path_type=Path), required=True, help="The key record, its version higher than before.")
 @click.option("--owner-key", "owner", type=click.Path(path_type=Path), required=True, help="The owner's signing key.")
 @click.option("--identity", type=click.Path(path_type=Path), required=True, help="The new key, as `chrysalis seal` wrote it.")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="How to print the outcome.")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print the outcome.")
 def rekey_model(key_id: str, url: str, spki: str, file: Path, owner: Path, identity: Path, output: str) -> int:
     """Replace a model's key; the owner does this, from anywhere.
 
@@ -289,9 +288,9 @@ def rekey_model(key_id: str, url: str, spki: str, file: Path, owner: Path, ident
     payload = record.model_dump_json(by_alias=True).encode()
     code = ask(url, spki, lambda client: client.put_key(key_id, dsse.sign(PAYLOAD_KEY_RECORD, payload, key)))
     if code == 0:
-        facts = {"outcome": "Done", "keyId": key_id, "version": record.version}
+        facts = {"keyId": key_id, "version": record.version}
         words = f"Key {key_id} is replaced (version {record.version}); workers get it after they attest again."
-        click.echo(json.dumps(facts) if output == "json" else words)
+        printing.outcome(facts, words, output)
     return code
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import secrets
 from pathlib import Path
 
@@ -13,7 +12,8 @@ from chrysalis.attestation.collateral import MAX_COLLATERAL_BYTES
 from chrysalis.attestation.freshness import FreshnessMode
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.verdict import EvidenceClass, Verdict
-from chrysalis.cli import files
+from chrysalis.cli import files, printing
+from chrysalis.cli.addresses import HTTPS
 from chrysalis.cli.hexadecimal import HEX32
 from chrysalis.cli.owner_files import EXIT_NO, ask
 from chrysalis.clock import SystemClock, rfc3339
@@ -24,7 +24,7 @@ NONCE_BYTES = 32
 
 
 @click.command("verify-broker")
-@click.option("--broker", "url", required=True, help="The broker's https address.")
+@click.option("--broker", "url", type=HTTPS, required=True, help="The broker's https address.")
 @click.option("--pin", "spki", type=HEX32, required=True, help="SHA-256 of the broker's TLS key, hex (`chrysalis keys pin`).")
 @click.option("--broker-policy", "policy", type=click.Path(path_type=Path), required=True, help="What broker to accept, YAML or JSON.")
 @click.option("--ear-key", type=HEX32, help="The broker's result key (hex), as workers pin it: the evidence must cover it.")
@@ -36,10 +36,11 @@ def command(url: str, spki: bytes, policy: Path, ear_key: bytes | None, collater
     if verdict is None:
         return code
     if output == "json":
-        shown = {"schemaVersion": "chrysalis/v1", "mode": FreshnessMode.FRESH_QUOTE.value, "appraisal": verdict.to_json_full()}
-        click.echo(json.dumps(shown, indent=2))
+        appraisal = verdict.to_json_full()
+        answer = {"verdict": appraisal["verdict"], "reasons": appraisal["reasons"]}
+        printing.document(answer | {"mode": FreshnessMode.FRESH_QUOTE.value, "appraisal": appraisal})
     elif verdict.accepted:
-        click.echo(accepted(verdict))
+        printing.lines([accepted(verdict)])
     else:
         show_refusal(verdict)
     return code
@@ -68,7 +69,7 @@ def before_upload(url: str, spki: str, policy: Path, ear_key: bytes | None) -> i
     """What `keys put` asks before it sends a key: 0 when the broker is accepted; else the exit code, and it was said why."""
     code, verdict = check(url, bytes.fromhex(spki), policy, ear_key)
     if verdict is not None and verdict.accepted:
-        click.echo(accepted(verdict), err=True)
+        printing.lines([accepted(verdict)], err=True)
     elif verdict is not None:
         show_refusal(verdict)
     if code:
@@ -87,8 +88,9 @@ def accepted(verdict: Verdict) -> str:
 
 def show_refusal(verdict: Verdict) -> None:
     """Every reason, on stderr."""
-    click.echo("the broker's own evidence is refused:", err=True)
+    lines = ["the broker's own evidence is refused:"]
     for reason in verdict.reasons:
-        click.echo(f"  {reason.reason}: {reason.message}\n    what to do: {reason.remedy}", err=True)
+        lines += [f"  {reason.reason}: {reason.message}", f"    what to do: {reason.remedy}"]
         if reason.detail:
-            click.echo(f"    detail: {reason.detail}", err=True)
+            lines.append(f"    detail: {reason.detail}")
+    printing.lines(lines, err=True)

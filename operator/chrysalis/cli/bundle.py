@@ -15,7 +15,8 @@ from chrysalis.api.base import Model
 from chrysalis.attestation.eventlog import MAX_LOG_BYTES
 from chrysalis.attestation.policy_envelope import read_envelope
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
-from chrysalis.cli import files
+from chrysalis.cli import files, printing
+from chrysalis.cli.addresses import HTTPS
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.owner_files import OwnerFileError, OwnerFileReason, ask, owner_key, read_text
 from chrysalis.cli.times import Rfc3339
@@ -56,7 +57,7 @@ def command() -> None:
 
 @command.command("get")
 @click.argument("result")
-@click.option("--broker", "url", required=True, help="The broker's https address.")
+@click.option("--broker", "url", type=HTTPS, required=True, help="The broker's https address.")
 @click.option("--pin", "spki", type=PIN, required=True, help=PIN_HELP)
 @click.option("--owner-key", "owner", type=PATH, help="The signing key of the owner whose result it is.")
 @click.option("--token-file", "token", type=PATH, help="A bearer token of somebody else who may read the result.")
@@ -97,8 +98,8 @@ def inspect(file: Path, output: str) -> int:
         click.echo(json.dumps(summary, indent=2))
     else:
         width = max(len(name) for name in summary)
-        click.echo("not judged: this is what the bundle says of itself (`chrysalis verify --bundle` judges it)\n")
-        click.echo("\n".join(f"  {name:<{width}}  {value}" for name, value in summary.items() if value not in ("", None)))
+        shown = ["not judged: this is what the bundle says of itself (`chrysalis verify --bundle` judges it)", ""]
+        printing.lines(shown + [f"  {name:<{width}}  {_said(value)}" for name, value in summary.items() if value not in ("", None, [])])
     return 0
 
 
@@ -178,6 +179,10 @@ def _summary(read: BundleFile) -> dict[str, Any]:
         "quoteBytes": len(base64.b64decode(bundle.evidence.quote)),
         "collateralBytes": len(bundle.collateral.encode()),
     }
+
+
+def _said(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _document(path: Path) -> AttestationDocument | Evidence:

@@ -15,9 +15,11 @@ from chrysalis.attestation.eventlog import RTMRS, SHA384, Event
 from chrysalis.attestation.quote_file import MAX_REPORT_BYTES
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.attestation.verdict import Reason
-from chrysalis.cli import files
+from chrysalis.cli import files, printing
 
 MAX_SHOWN_TEXT = 400
+MAX_LINE_TEXT = 100
+NOT_COMPARED = "its separators are sound; compared with nothing: no --rtmr and no --quote was given"
 EXIT_NO = 1
 
 
@@ -52,8 +54,9 @@ def command() -> None:
 @click.option(
     "--algorithm", type=click.Choice(["sha384"], case_sensitive=False), default="sha384", show_default=True, help="RTMRs have no other."
 )
+@click.option("--events", "events_too", is_flag=True, help="Print every event, too, and what of its datum is proved.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def replay(file: Path, expected: tuple[tuple[int, str], ...], quote: Path | None, algorithm: str, output: str) -> int:
+def replay(file: Path, expected: tuple[tuple[int, str], ...], quote: Path | None, algorithm: str, events_too: bool, output: str) -> int:
     """Replay a raw event log (TCG2 crypto-agile, as /sys/firmware/acpi/tables/data/CCEL holds it) and print its RTMRs.
 
     Hexadecimal or base64 text of one is read, too, also in JSON; - reads standard input.
@@ -72,10 +75,13 @@ def replay(file: Path, expected: tuple[tuple[int, str], ...], quote: Path | None
         eventlog.separators(events)
     except AttestationError as error:
         reasons.append(Reason.from_error(error))
+    document = _document(events, registers, wanted, reasons, algorithm)
     if output == "json":
-        click.echo(json.dumps(_document(events, registers, wanted, reasons, algorithm), indent=2))
+        click.echo(json.dumps(document, indent=2))
     else:
-        click.echo("\n".join(_lines(events, registers, wanted, reasons)))
+        printing.lines(_lines(events, registers, wanted, reasons))
+        if events_too:
+            printing.lines(["", *map(_event_line, document["log"])])
     return EXIT_NO if reasons else 0
 
 
@@ -102,6 +108,7 @@ def _document(
         "events": len(events),
         "rtmrs": list(registers),
         "matches": [registers[index] == wanted[index] if index in wanted else None for index in range(RTMRS)],
+        "notes": [] if wanted else [NOT_COMPARED],
         "log": [_event(number, event) for number, event in enumerate(events)],
     }
 
@@ -134,13 +141,42 @@ def _printable(data: bytes) -> str | None:
 
 
 def _lines(events: Sequence[Event], registers: Sequence[str], wanted: dict[int, str], reasons: Sequence[Reason]) -> list[str]:
-    lines = []
+    if reasons:
+        word, tone, said = "Refused", "red", "see the reasons"
+    else:
+        compared = ", ".join(f"rtmr{index}" for index in sorted(wanted))
+        word, tone, said = "Accepted", "green", f"{compared} as given" if compared else NOT_COMPARED
+    lines = [click.style(word, fg=tone, bold=True) + f"  ({said})", ""]
     for reason in reasons:
-        lines += [f"{click.style(reason.reason, bold=True)}: {reason.message}", f"  what to do: {reason.remedy}"]
+        lines += [f"  {click.style(reason.reason, bold=True)}: {reason.message}", f"    what to do: {reason.remedy}"]
+        if reason.detail:
+            lines.append(f"    detail: {reason.detail}")
+    if reasons:
+        lines.append("")
     proved = sum(event_data.measured(event) is not None for event in events)
-    lines.append(f"{len(events)} events; the data of {proved} are proved by their digests")
+    lines.append(f"  {len(events)} events; the data of {proved} are proved by their digests")
     for index, value in enumerate(registers):
         count = sum(event.register == index + 1 and event.type != eventlog.EV_NO_ACTION for event in events)
-        said = "" if index not in wanted else "  as given" if wanted[index] == value else f"  DIFFERS from {wanted[index]}"
-        lines.append(f"rtmr{index}  {value}  {count} events{said}")
+        given = "" if index not in wanted else "  as given" if wanted[index] == value else f"  DIFFERS from {wanted[index]}"
+        lines.append(f"  rtmr{index}  {value}  {count} events{given}")
     return lines
+
+
+def _event_line(event: dict[str, Any]) -> str:
+    """One event: number, register, type, digest, and its datum with what is proved of it."""
+    variable = event.get("variable")
+    if variable is not None:
+        proof = {"NameAndValue": "proved", "Value": "value proved, name not"}.get(variable["proved"], "not proved")
+        datum = f"{proof}: {variable['name']} {variable['guid']} = {_shortened(variable['value'])}"
+    else:
+        proof = "proved" if event["proved"] else "not proved"
+        datum = f"{proof}: {_shortened(event['text'])}" if "text" in event else proof
+    return f"  {event['number']:>4}  {_register(event)}  {event['type']:<33}  {event['digest']}  {datum}"
+
+
+def _register(event: dict[str, Any]) -> str:
+    return f"rtmr{event['rtmr']}" if event["rtmr"] >= 0 else "none "
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MAX_LINE_TEXT else f"{text[:MAX_LINE_TEXT]}… ({len(text)} characters)"

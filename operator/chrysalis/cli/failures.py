@@ -6,8 +6,8 @@ output, so that a script that reads a verdict there finds the reasons in the sam
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from enum import StrEnum
 from itertools import pairwise
@@ -15,6 +15,7 @@ from typing import Protocol
 
 import click
 
+from chrysalis.cli import printing
 from chrysalis.errors import ChrysalisError
 
 _JSON: ContextVar[bool] = ContextVar("json", default=False)
@@ -60,14 +61,13 @@ class Told(Protocol):
 
 def tell(errors: Sequence[Told], code: int, *, text: bool = True) -> int:
     """Say why there is no result, and return the exit code; text=False where it stands on standard error already."""
-    for error in errors if text else ():
-        click.echo(f"{error.reason}: {error.message}", err=True)
-        for name, said in (("what to do", error.remedy), ("detail", error.detail)):
-            if said:
-                click.echo(f"  {name}: {said}", err=True)
+    with suppress(OSError):  # a standard error that cannot be written to changes no exit code
+        for error in errors if text else ():
+            said = [f"{error.reason}: {error.message}"]
+            said += [f"  {name}: {words}" for name, words in (("what to do", error.remedy), ("detail", error.detail)) if words]
+            printing.lines(said, err=True)
     if _JSON.get():
         verdict = "Refused" if code == 1 else None
         reasons = [{name: str(getattr(error, name)) for name in ("reason", "message", "remedy", "detail")} for error in errors]
-        document = {"schemaVersion": "chrysalis/v1", "verdict": verdict, "reasons": reasons}
-        click.echo(json.dumps(document, indent=2))
+        printing.document({"verdict": verdict, "reasons": reasons})
     return code

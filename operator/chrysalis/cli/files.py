@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 
 from cryptography import x509
@@ -20,6 +21,7 @@ from chrysalis.errors import ChrysalisError
 STDIN = Path("-")
 MAX_ROOT_BYTES = 64 * 1024
 Refusal = Callable[[str], ChrysalisError]
+_TAKEN: ContextVar[object] = ContextVar("taken", default=None)
 
 
 def unreadable(message: str) -> ChrysalisError:
@@ -34,7 +36,7 @@ def read(path: Path, limit: int, refusal: Refusal = unreadable, too_large: Refus
     """
     try:
         if path == STDIN:
-            data = sys.stdin.buffer.read(limit + 1)
+            data = _standard_input(limit + 1)
         else:
             with path.open("rb") as file:
                 data = file.read(limit + 1)
@@ -44,6 +46,16 @@ def read(path: Path, limit: int, refusal: Refusal = unreadable, too_large: Refus
     if len(data) > limit:
         raise (too_large or refusal)(f"{path} has more than {limit} bytes")
     return data
+
+
+def _standard_input(limit: int) -> bytes:
+    """What stands there, once: whoever names it for two files would have the second one judged empty.  Raises ValueError."""
+    if sys.stdin is None:  # closed by whoever started the program
+        raise ValueError("standard input is closed")
+    if _TAKEN.get() is sys.stdin:
+        raise ValueError("standard input was read for another file already; `-` can stand for one only")
+    _TAKEN.set(sys.stdin)
+    return sys.stdin.buffer.read(limit)
 
 
 def root(path: Path, refusal: Refusal = unreadable, malformed: Callable[[str, str], ChrysalisError] | None = None) -> bytes:

@@ -21,7 +21,7 @@ from chrysalis.attestation.gpu.ocsp import MAX_RESPONSE_BYTES
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
 from chrysalis.attestation.gpu.verdict import DeviceFacts, Finding, GpuVerdict
 from chrysalis.attestation.verdict import EvidenceClass
-from chrysalis.cli import files
+from chrysalis.cli import files, printing
 from chrysalis.cli.hexadecimal import HEX32
 from chrysalis.cli.times import Rfc3339
 from chrysalis.clock import SystemClock, rfc3339
@@ -50,7 +50,7 @@ def command() -> None:
 )
 @click.option("--nonce", type=HEX32, help="What the reports must answer; without it, freshness is not judged.")
 @click.option("--rim", "rims", type=_PATH, multiple=True, help="NVIDIA's reference values (SWID), or digested ones (`gpu rim -o json`).")
-@click.option("--rules", type=_PATH, help="What to accept: an AttestationPolicy with `gpu`, or the rules alone (YAML, JSON).")
+@click.option("--policy", "--rules", "rules", type=_PATH, help="What to accept: an AttestationPolicy with `gpu`, or its rules alone.")
 @click.option("--ocsp", "ocsps", type=_PATH, multiple=True, help="An OCSP answer (DER) about a certificate of a chain.")
 @click.option("--nras", "nras_answer", type=_PATH, help="NVIDIA's attestation service's answer, for rules with `backend: NRAS`.")
 @click.option("--nras-keys", type=_PATH, help="The service's key set (JWKS).")
@@ -82,7 +82,7 @@ def verify(
     Exit code: 0 accepted, 1 refused, 2 unreadable input.
     """
     if rules is not None and rims:
-        raise click.UsageError("give --rim or --rules, not both: rules hold the reference values that they accept")
+        raise click.UsageError("give --rim or --policy, not both: rules hold the reference values that they accept")
     if (nras_answer is None) != (nras_keys is None) or (nras_answer is not None and nonce is None):
         raise click.UsageError("--nras, --nras-keys and --nonce belong together: the answer must be to this nonce")
     moment = at or SystemClock().now()
@@ -112,9 +112,9 @@ def verify(
             json.dumps({"schemaVersion": "chrysalis/v1"} | verdict.to_json_full() | {"at": rfc3339(moment), "notes": notes}, indent=2)
         )
     else:
-        click.echo("\n".join(_lines(verdict, moment)))
+        printing.lines(_lines(verdict, moment))
     for note in notes:
-        click.echo(click.style("WARNING: ", fg="red", bold=True) + note, err=True)
+        printing.lines([click.style("WARNING: ", fg="red", bold=True) + note], err=True)
     return 0 if verdict.accepted else 1
 
 
@@ -146,12 +146,21 @@ def rim_command(paths: tuple[Path, ...], at: datetime | None, rim_root: Path | N
         shown = [value.to_json_dict() for value in values]
         click.echo(json.dumps({"schemaVersion": "chrysalis/v1", "verdict": accepted, "reasons": refused, "measurements": shown}, indent=2))
     else:
-        for path, finding in findings:
-            click.echo(f"{path}: {finding.reason}: {finding.message}\n    what to do: {finding.remedy}")
-        for value in values:
-            ends = rfc3339(value.expires) if value.expires else "never"
-            click.echo(f"{value.kind} {value.version} for {value.architecture}: {len(value.values)} measurements, until {ends}, {value.id}")
+        printing.lines(_rim_lines(values, findings, moment))
     return 1 if findings else 0
+
+
+def _rim_lines(values: Sequence[GpuReferenceValues], findings: Sequence[tuple[Path, Finding]], at: datetime) -> list[str]:
+    word, tone = ("Refused", "red") if findings else ("Accepted", "green")
+    lines = [click.style(word, fg=tone, bold=True) + f"  (as of {rfc3339(at)})", ""]
+    for path, finding in findings:
+        lines += [f"  {click.style(finding.reason, bold=True)} ({path}): {finding.message}", f"    what to do: {finding.remedy}"]
+        if finding.detail:
+            lines.append(f"    detail: {finding.detail}")
+    for value in values:
+        ends = rfc3339(value.expires) if value.expires else "never"
+        lines.append(f"  {value.kind} {value.version} for {value.architecture}: {len(value.values)} measurements, until {ends}, {value.id}")
+    return lines
 
 
 def _devices(reports: Sequence[Path], chains: Sequence[Path]) -> list[GpuEvidence]:

@@ -16,7 +16,8 @@ from chrysalis.api.policy import Envelope
 from chrysalis.attestation.freshness import Freshness, FreshnessMode
 from chrysalis.attestation.policy_envelope import read_envelope
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
-from chrysalis.cli import files, onchain
+from chrysalis.cli import files, onchain, printing
+from chrysalis.cli.addresses import HTTPS
 from chrysalis.cli.bundle import write_bundle
 from chrysalis.cli.gpu_service_options import gpu_service_options
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
@@ -44,8 +45,8 @@ PREVIEW = 4
 
 @click.command("infer")
 @click.argument("texts", nargs=-1, required=True)
-@click.option("--endpoint", required=True, help="https://HOST:PORT of a worker's gateway.")
-@click.option("--policy", type=onchain.READABLE, required=True, help="What evidence to accept: an AttestationPolicy or its bare spec.")
+@click.option("--endpoint", type=HTTPS, required=True, help="https://HOST:PORT of a worker's gateway.")
+@click.option("--policy", type=click.Path(path_type=Path), required=True, help="What to accept: an AttestationPolicy or its bare spec.")
 @click.option(
     "--mode",
     type=click.Choice([mode.value for mode in FreshnessMode]),
@@ -68,7 +69,7 @@ PREVIEW = 4
     type=click.Choice(["if-reachable", "required"]),
     help="Ask --broker whether it has revoked its result since; without an answer, go on and say so, or stop.",
 )
-@click.option("--broker", "broker", help="With --check-revocation: the broker's https address.")
+@click.option("--broker", "broker", type=HTTPS, help="With --check-revocation: the broker's https address.")
 @click.option("--pin", "spki", type=PIN, help=PIN_HELP)
 @click.option("--owner-key", "owner", type=click.Path(path_type=Path), help="With --check-revocation: the key of the result's owner.")
 @click.option("--token-file", "token", type=click.Path(path_type=Path), help="With --check-revocation: somebody else's bearer token.")
@@ -140,7 +141,10 @@ def command(
         return _say(error, mode, EXIT_UNREACHABLE if error.reason == WireReason.SERVICE_UNREACHABLE else EXIT_NO, output)
     if save_bundle is not None:
         write_bundle(save_bundle, to_bytes(worker.bundle(SystemClock().now(), envelope)))
-    click.echo(json.dumps(_json(worker, job), indent=1) if output == "json" else _text(worker, job, list(texts)))
+    if output == "json":
+        click.echo(json.dumps(_json(worker, job), indent=2))
+    else:
+        printing.lines(_text(worker, job, list(texts)))
     return 0
 
 
@@ -233,7 +237,7 @@ def _json(worker: VerifiedWorker, job: Job | None) -> dict[str, object]:
     }
 
 
-def _text(worker: VerifiedWorker, job: Job | None, texts: list[str]) -> str:
+def _text(worker: VerifiedWorker, job: Job | None, texts: list[str]) -> list[str]:
     rows = [
         f"verified ({worker.mode}): evidence {worker.evidence_class}, TCB {worker.tcb_status}, {worker.isolation}, "
         f"model {worker.identity.model.name}, until {rfc3339(worker.expires_at)} ({worker.limited_by})",
@@ -246,23 +250,25 @@ def _text(worker: VerifiedWorker, job: Job | None, texts: list[str]) -> str:
     if worker.freshness == Freshness.NOT_CHECKED:
         rows.append("  note: the evidence is genuine and allowed, but nobody here knows when it was made or whether it was revoked since")
     if job is None:
-        return "\n".join(rows)
+        return rows
     for text, vector in zip(texts, job.vectors, strict=False):
         shown = ", ".join(f"{x:+.4f}" for x in vector[:PREVIEW])
         rows.append(f"[{shown}, …] ({len(vector)})  {text}")
     if job.receipt is not None:
         rows.append(f"receipt {job.receipt.seq} of worker {worker.wrk[:16]}: {job.receipt.amt} nanoton ({ton(job.receipt.amt)})")
-    return "\n".join(rows)
+    return rows
 
 
 def _say(error: ClientError | WireError, mode: str, code: int, output: str) -> int:
     """As cli.failures does it, with the mode and, of a refused appraisal, all of its reasons; returns the exit code."""
     reasons = error.reasons if isinstance(error, ClientError) else []
-    click.echo(f"{error.reason}: {error.message} (mode {mode})", err=True)
+    lines = [f"{error.reason}: {error.message} (mode {mode})"]
     if error.remedy:
-        click.echo(f"  what to do: {error.remedy}", err=True)
+        lines.append(f"  what to do: {error.remedy}")
     for reason in reasons:
-        click.echo(f"  {reason.reason}: {reason.message}", err=True)
+        lines.append(f"  {reason.reason}: {reason.message}")
+        lines += [f"    {name}: {said}" for name, said in (("what to do", reason.remedy), ("detail", reason.detail)) if said]
+    printing.lines(lines, err=True)
     if output == "json":
         members = error.as_dict()
         said = {
@@ -272,5 +278,5 @@ def _say(error: ClientError | WireError, mode: str, code: int, output: str) -> i
             **members,
             "reasons": [reason.to_json_dict() for reason in reasons] or [{name: members[name] for name in FOUR}],
         }
-        click.echo(json.dumps(said, indent=1))
+        click.echo(json.dumps(said, indent=2))
     return code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from enum import StrEnum
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,9 +18,11 @@ from pyrage import x25519
 
 from chrysalis.api.worker import BrokerPin
 from chrysalis.broker.backup import recovery_copies
-from chrysalis.cli import broker_evidence, recalls
+from chrysalis.cli import broker_evidence, failures, printing, recalls
+from chrysalis.cli.addresses import HTTPS
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.owner_files import EXIT_NO, EXIT_UNREACHABLE, OwnerFileError, OwnerFileReason, ask, new_owner_key, owner_key, read_text
+from chrysalis.errors import ChrysalisError
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, KeyRecord
 from chrysalis.wire.broker_client import BrokerClient
@@ -28,6 +31,16 @@ from chrysalis.wire.pinning import pinned_context
 from chrysalis.wire.reasons import WireError, WireReason
 
 OUTPUT = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+
+
+class RecoveryReason(StrEnum):
+    """Why an owner gets no key out of a backup."""
+
+    NOTHING_RECOVERED = "NothingRecovered"
+
+
+class RecoveryError(ChrysalisError):
+    """A backup without a copy for this owner."""
 
 
 @click.group("keys")
@@ -56,7 +69,7 @@ def show_owner(file: Path, output: str) -> int:
 
 
 @command.command("pin")
-@click.argument("url")
+@click.argument("url", type=HTTPS)
 @click.option("--connect", metavar="HOST:PORT", help="Connect there instead (a port-forward), but print URL.")
 @OUTPUT
 def pin(url: str, connect: str | None, output: str) -> int:
@@ -64,22 +77,15 @@ def pin(url: str, connect: str | None, output: str) -> int:
 
     Ask over a way that you trust: this is the moment of trust on first use.
     """
-    parts = urlsplit(f"https://{connect}" if connect else url)
+    parts = urlsplit(HTTPS.convert(f"https://{connect}", None, click.get_current_context()) if connect else url)
     try:
-        port = parts.port or 443
-    except ValueError as error:
-        raise click.UsageError(f"{connect or url}: {error}") from error
-    if parts.scheme != "https" or not parts.hostname:
-        raise click.UsageError("URL must begin with https://")
-    try:
-        server = pinned_context(parts.hostname, port)
+        server = pinned_context(parts.hostname or "", parts.port or 443)
         address = f"https://{parts.netloc}"
         ear_key = asyncio.run(_ear_key(address, server.spki_sha256.hex()))
     except WireError as error:
         if error.reason != WireReason.SERVICE_UNREACHABLE:
             raise
-        click.echo(f"{error.reason}: {error.message}\n  what to do: {error.remedy}\n  detail: {error.detail}", err=True)
-        return EXIT_UNREACHABLE
+        return failures.tell([error], EXIT_UNREACHABLE)
     found = BrokerPin(url=url, spki_sha256=server.spki_sha256.hex(), ear_key=ear_key.hex())
     shown = found.to_json_dict()
     click.echo(json.dumps(shown, indent=2) if output == "json" else yaml.safe_dump(shown, sort_keys=False).rstrip("\n"))
@@ -87,7 +93,7 @@ def pin(url: str, connect: str | None, output: str) -> int:
 
 
 @command.command("put")
-@click.option("--broker", "url", required=True, help="The broker's https address.")
+@click.option("--broker", "url", type=HTTPS, required=True, help="The broker's https address.")
 @click.option("--pin", "spki", type=PIN, required=True, help=PIN_HELP)
 @click.option("--record", "file", type=click.Path(path_type=Path), required=True, help="The key record, YAML or JSON, without `key`.")
 @click.option("--owner-key", "owner", type=click.Path(path_type=Path), required=True, help="The owner's signing key.")
@@ -120,7 +126,7 @@ def put(
     if code == 0:
         facts = {"keyId": record.key_id, "modelDigest": record.model_digest, "policyName": record.policy_name, "version": record.version}
         words = f"The broker holds key {record.key_id} for model {record.model_digest}, under policy {record.policy_name}."
-        click.echo(json.dumps({"outcome": "Done"} | facts) if output == "json" else words)
+        printing.outcome(facts, words, output)
     return code
 
 
@@ -137,6 +143,12 @@ def recover(backup: Path, identity_file: Path, out: Path, ear_key: bytes | None,
     KEYID.yaml (the record, for `chrysalis keys put` at another broker; its version must grow).  Exit 1 when none opens.
     """
     found = recovered(backup, read_text(identity_file), ear_key)
+    if not found:
+        message, remedy = (
+            "no recovery copy in this backup opens with this identity",
+            "give the identity of a recipient in recoveryRecipients",
+        )
+        return failures.tell([RecoveryError(RecoveryReason.NOTHING_RECOVERED, message, remedy)], EXIT_NO)
     try:
         out.mkdir(mode=0o700)
         for record in found:
@@ -147,19 +159,17 @@ def recover(backup: Path, identity_file: Path, out: Path, ear_key: bytes | None,
     except OSError as error:
         raise OwnerFileError(OwnerFileReason.FILE_UNUSABLE, f"{out} cannot be made", "name a new directory", str(error)) from error
     facts = [{"keyId": record.key_id, "version": record.version, "modelDigest": record.model_digest} for record in found]
-    if output == "json":
-        click.echo(json.dumps({"outcome": "Done" if found else "Refused", "keys": facts}))
-    else:
-        for fact in facts:
-            click.echo(f"{fact['keyId']} (version {fact['version']}): {out / str(fact['keyId'])}.identity")
-        if not found:
-            click.echo("No recovery copy in this backup opens with this identity.", err=True)
-    return 0 if found else EXIT_NO
+    words = [f"{fact['keyId']} (version {fact['version']}): {out / str(fact['keyId'])}.identity" for fact in facts]
+    printing.outcome({"keys": facts}, "\n".join(words), output)
+    return 0
 
 
 def _public(key: Ed25519PrivateKey, output: str) -> int:
     public = key.public_key().public_bytes_raw().hex()
-    click.echo(json.dumps({"ownerPublicKey": public}) if output == "json" else public)
+    if output == "json":
+        printing.document({"ownerPublicKey": public})
+    else:
+        click.echo(public)
     return 0
 
 

@@ -10,13 +10,14 @@ import importlib
 import io
 import logging
 import sys
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Any
 
 import click
 
 from chrysalis import __version__
-from chrysalis.cli import failures
+from chrysalis.cli import failures, printing
 from chrysalis.errors import ChrysalisError
 
 VERBS = (
@@ -28,10 +29,33 @@ EXIT_NO = 1
 EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 EXIT_INTERRUPTED = 130
+EXIT_PIPE_CLOSED = 141
+"""What a shell reports of a program that SIGPIPE ended.  The reader went away, so 1 would be taken for a verdict."""
+
+
+class ReaderGone(Exception):
+    """Whoever read standard output went away (`| head -1`)."""
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported when they are asked for."""
+    """A group whose commands are imported when they are asked for.
+
+    A broken pipe is told apart from a verdict that says no: click ends with 1 for both.
+    """
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:  # writes help and version
+        try:
+            return super().make_context(info_name, args, parent, **extra)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [verb for verb in VERBS.split() if find_spec(f"chrysalis.cli.{verb}") is not None]
@@ -48,20 +72,26 @@ class LazyGroup(click.Group):
 def cli() -> None:
     """Confidential inference on Kubernetes: attested before admission, paid on TON.
 
-    Exit codes: 0 yes; 1 a verdict or state that says no; 2 usage or unreadable input; 3 a service could not be reached.
+    Exit codes: 0 yes; 1 a verdict or state that says no; 2 usage or unreadable input; 3 a service could not be reached;
+    130 interrupted; 141 whoever read the output went away.
     """
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit; a ChrysalisError that reaches this place is unreadable input (exit 2)."""
     failures.listen(sys.argv[1:] if argv is None else argv)
+    printing.tolerate_any_encoding()
     try:
-        outcome: Any = cli.main(args=argv, standalone_mode=False, prog_name="chrysalis")
+        outcome: Any = cli.main(args=argv, standalone_mode=False, prog_name="chrysalis", color=printing.colour())
         sys.exit(outcome if isinstance(outcome, int) else 0)
+    except ReaderGone:
+        sys.stdout = io.StringIO()  # else the interpreter fails once more at its end
+        sys.exit(EXIT_PIPE_CLOSED)
     except click.exceptions.Abort:
         sys.exit(EXIT_INTERRUPTED)
     except click.ClickException as error:
-        error.show()
+        with suppress(OSError):
+            error.show()
         sys.exit(failures.tell([failures.usage(error)], EXIT_USAGE, text=False))
     except ChrysalisError as error:
         sys.exit(failures.tell([error], EXIT_USAGE))

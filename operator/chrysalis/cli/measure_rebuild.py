@@ -17,9 +17,11 @@ from typing import Any
 import click
 
 from chrysalis.api.reference import ReferenceValues
+from chrysalis.cli import failures
 from chrysalis.cli.hexadecimal import HEX32
 from chrysalis.cli.reference import envelope_in, verified
 from chrysalis.errors import ChrysalisError
+from chrysalis.wire.reasons import WireError
 
 IMAGE = "chrysalis-worker"
 BUILDER = Path("e2e/images/__main__.py")
@@ -79,7 +81,11 @@ def rebuild_options(callback: Callback) -> Callback:
 
 def rebuild(source: Path, against: Path, publisher: bytes, cached: bool, output: str) -> int:
     """Build, compare, print; 0 when the published image came out, 1 when another one did, and what differs."""
-    values = verified(envelope_in(against), publisher)
+    envelope = envelope_in(against)
+    try:
+        values = verified(envelope, publisher)
+    except WireError as error:
+        return failures.tell([error], EXIT_NO)
     built = build(source.absolute(), cached)
     wrong = differences(built, values)
     if output == "json":

@@ -14,6 +14,8 @@ from pydantic import ValidationError
 from chrysalis.api import names
 from chrysalis.api.policy import AttestationPolicySpec, SignedPolicy
 from chrysalis.attestation import lint as lints
+from chrysalis.cli import printing
+from chrysalis.cli.addresses import HTTPS
 from chrysalis.cli.hexadecimal import PIN, PIN_HELP
 from chrysalis.cli.owner_files import EXIT_NO, OwnerFileError, OwnerFileReason, ask, owner_key, read_text
 from chrysalis.cli.policy_simulate import simulate
@@ -48,26 +50,21 @@ def lint(file: Path, strict: bool, at: datetime | None, output: str) -> int:
     warnings = [finding for finding in found if finding.severity == "warning"]
     refused = bool(wrong or (strict and warnings))
     if output == "json":
-        document = {
-            "schemaVersion": "chrysalis/v1",
-            "policy": name,
-            "at": rfc3339(moment),
-            "usable": not refused,
-            "findings": [finding.to_json_dict() for finding in wrong + warnings],
-        }
-        click.echo(json.dumps(document, indent=2))
+        findings = [finding.to_json_dict() for finding in wrong + warnings]
+        printing.document({"policy": name, "at": rfc3339(moment), "usable": not refused, "findings": findings})
         return EXIT_NO if refused else 0
-    for finding in wrong + warnings:
-        click.echo(f"{finding.severity}: {finding.message}  [{finding.code}]")
-    if not found:
-        click.echo("nothing to say: every field constrains")
+    word, tone = ("not usable", "red") if wrong else ("usable", "green")
+    counted = f"{len(wrong)} errors, {len(warnings)} warnings" + (", which --strict does not allow" if refused and not wrong else "")
+    shown = [click.style(word, fg=tone, bold=True) + f"  (policy {name}, as of {rfc3339(moment)}; {counted})"]
+    shown += [f"{finding.severity}: {finding.message}  [{finding.code}]" for finding in wrong + warnings]
+    printing.lines(shown if found else [*shown, "nothing to say: every field constrains"])
     return EXIT_NO if refused else 0
 
 
 @command.command("sign")
 @click.option("-f", "--filename", "file", type=click.Path(path_type=Path), required=True, help="An AttestationPolicy, YAML or JSON.")
 @click.option("--owner-key", "owner", type=click.Path(path_type=Path), required=True, help="The owner's signing key.")
-@click.option("--put", "url", help="Store it at this broker, too.")
+@click.option("--put", "url", type=HTTPS, help="Store it at this broker, too.")
 @click.option("--pin", "spki", type=PIN, help=PIN_HELP)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="text is YAML.")
 def sign(file: Path, owner: Path, url: str | None, spki: str | None, output: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from pydantic import ValidationError
 
 from chrysalis.api.policy import SignedPolicy
 from chrysalis.attestation.policy_file import read_policy
+from chrysalis.cli import printing
+from chrysalis.cli.addresses import HTTPS
 from chrysalis.cli.hexadecimal import PIN, PIN_HELP
 from chrysalis.cli.owner_files import EXIT_NO, OwnerFileError, OwnerFileReason, ask, owner_key, read_text
 from chrysalis.clock import SystemClock, rfc3339
@@ -25,7 +27,7 @@ TIMEOUT_SECONDS = 120.0
 
 @click.command("simulate")
 @click.option("-f", "--filename", "file", type=click.Path(path_type=Path), required=True, help="An AttestationPolicy, YAML or JSON.")
-@click.option("--broker", "url", required=True, help="The broker's https address.")
+@click.option("--broker", "url", type=HTTPS, required=True, help="The broker's https address.")
 @click.option("--pin", "spki", type=PIN, required=True, help=PIN_HELP)
 @click.option("--owner-key", "owner", type=click.Path(path_type=Path), required=True, help="The owner's signing key; signs no policy here.")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -49,7 +51,7 @@ def simulate(file: Path, url: str, spki: str, owner: Path, output: str) -> int:
     if output == "json":
         click.echo(json.dumps(report.model_dump(mode="json", by_alias=True), indent=2))
     else:
-        _print(report)
+        printing.lines(_lines(report))
     return EXIT_NO if report.losing or report.unjudged or not report.complete else 0
 
 
@@ -65,27 +67,28 @@ def _policy(file: Path) -> SignedPolicy:
         raise OwnerFileError(OwnerFileReason.DOCUMENT_INVALID, message, "give the whole resource", type(error).__name__) from error
 
 
-def _print(report: PolicySimulation) -> None:
+def _lines(report: PolicySimulation) -> list[str]:
     stored = f"version {report.stored_version} is stored" if report.stored_version else "none is stored"
-    click.echo(f"policy {report.policy_name} version {report.policy_version} ({stored}), at {rfc3339(report.at)}")
-    click.echo(
-        f"judged {report.judged}; {report.keeping} keep their admission, {len(report.losing)} lose it, {len(report.gaining)} gain it"
-    )
-    _changes("loses", report.losing)
-    _changes("gains", report.gaining)
-    for result in report.unjudged:
-        click.echo(f"not judged: result {result}: the collateral of its platform is not at hand")
+    counted = f"{report.keeping} keep their admission, {len(report.losing)} lose it, {len(report.gaining)} gain it"
+    lines = [
+        f"judged {report.judged}; {counted}",
+        f"policy {report.policy_name} version {report.policy_version} ({stored}), at {rfc3339(report.at)}",
+        *_changes("loses", report.losing),
+        *_changes("gains", report.gaining),
+    ]
+    lines += [f"not judged: result {result}: the collateral of its platform is not at hand" for result in report.unjudged]
     if not report.complete:
-        click.echo("there is more stored evidence than was judged")
+        lines.append("there is more stored evidence than was judged")
     if 0 < report.policy_version <= report.stored_version:
-        click.echo(f"note: to store it, set spec.version above {report.stored_version}")
+        lines.append(f"note: to store it, set spec.version above {report.stored_version}")
+    return lines
 
 
-def _changes(verb: str, changes: Sequence[SimulatedChange]) -> None:
+def _changes(verb: str, changes: Sequence[SimulatedChange]) -> Iterator[str]:
     for change in changes:
         when = "at once" if change.when == "Immediately" else f"at {rfc3339(change.at)}, when its result ends"
-        click.echo(f"{verb}: {change.namespace}/{change.worker_name} pod {change.pod_name or change.pod_uid} {when}")
+        yield f"{verb}: {change.namespace}/{change.worker_name} pod {change.pod_name or change.pod_uid} {when}"
         for reason in change.reasons:
-            click.echo(f"  {reason.reason}: {reason.message}")
+            yield f"  {reason.reason}: {reason.message}"
             if reason.remedy:
-                click.echo(f"    what to do: {reason.remedy}")
+                yield f"    what to do: {reason.remedy}"

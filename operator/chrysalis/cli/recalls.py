@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
+from chrysalis.cli import printing
+from chrysalis.cli.addresses import HTTPS
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.owner_files import OwnerFileError, OwnerFileReason, ask
 from chrysalis.clock import SystemClock, from_unix, rfc3339
@@ -17,7 +18,7 @@ MAX_AGE_SECONDS = 3600
 
 
 @click.command("recalls")
-@click.option("--broker", "url", required=True, help="The broker's https address.")
+@click.option("--broker", "url", type=HTTPS, required=True, help="The broker's https address.")
 @click.option("--pin", "spki", type=PIN, required=True, help=PIN_HELP)
 @click.option("--ear-key", type=HEX32, required=True, help="The broker's pinned EAR key (hex), which signs the list.")
 @click.option("--out", type=click.Path(path_type=Path), help="Also write the signed list into this file.")
@@ -37,7 +38,7 @@ def command(url: str, spki: str, ear_key: bytes, out: Path | None, output: str) 
             except OSError as error:
                 raise OwnerFileError(OwnerFileReason.FILE_UNUSABLE, f"{out} cannot be written", "name another file", str(error)) from error
         if output == "json":
-            click.echo(json.dumps(found.to_json_dict(), indent=2))
+            printing.document(found.to_json_dict())
             return
         click.echo(f"{len(found.keys)} keys recalled, as of {rfc3339(from_unix(found.iat))}")
         for key in found.keys:

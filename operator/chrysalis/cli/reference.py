@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,14 @@ from pydantic import ValidationError
 
 from chrysalis.api.policy import Envelope, InitdataRule, Measurement
 from chrysalis.api.reference import GuestImage, ReferenceKind, ReferenceValues, Withdrawn, WorkerImage
+from chrysalis.cli import failures, printing
+from chrysalis.cli.addresses import HTTPS
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.oci_layout import image_of
 from chrysalis.cli.owner_files import EXIT_NO, OwnerFileError, OwnerFileReason, ask, owner_key, read_text
 from chrysalis.cli.times import Rfc3339
 from chrysalis.clock import SystemClock, rfc3339
+from chrysalis.errors import ChrysalisError
 from chrysalis.wire import dsse
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.reasons import WireError
@@ -28,6 +32,17 @@ OUTPUT = click.option("-o", "--output", type=click.Choice(["text", "json"]), def
 DEFAULT_DAYS = 365
 REGISTERS = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrseam", "mrowner", "mrownerconfig")
 KINDS = [kind.value for kind in ReferenceKind]
+
+
+class ReferenceReason(StrEnum):
+    """Why a publisher's reference values are not to be relied on."""
+
+    REFERENCE_VALUES_MISSING = "ReferenceValuesMissing"
+    REFERENCE_VALUES_EXPIRED = "ReferenceValuesExpired"
+
+
+class ReferenceValuesError(ChrysalisError):
+    """Reference values that are not there, or not current."""
 
 
 @click.group("reference")
@@ -89,7 +104,7 @@ def make(
 @command.command("sign")
 @click.option("-f", "--filename", "file", type=PATH, required=True, help="Reference values, JSON, as `reference make` writes them.")
 @click.option("--publisher-key", "key_file", type=PATH, required=True, help="The publisher's signing key (`chrysalis keys new-owner`).")
-@click.option("--put", "url", help="Store them at this broker, too.")
+@click.option("--put", "url", type=HTTPS, help="Store them at this broker, too.")
 @click.option("--pin", "spki", type=PIN, help=PIN_HELP)
 def sign(file: Path, key_file: Path, url: str | None, spki: str | None) -> int:
     """Sign reference values and print the envelope.
@@ -110,7 +125,7 @@ def sign(file: Path, key_file: Path, url: str | None, spki: str | None) -> int:
 
 
 @command.command("get")
-@click.option("--broker", "url", required=True, help="The broker's https address.")
+@click.option("--broker", "url", type=HTTPS, required=True, help="The broker's https address.")
 @click.option("--pin", "spki", type=PIN, required=True, help=PIN_HELP)
 @click.option("--publisher", type=HEX32, required=True, help="The publisher's key (hex).")
 @OUTPUT
@@ -126,8 +141,9 @@ def get(url: str, spki: str, publisher: bytes, output: str) -> int:
         return code
     mine = [envelope for envelope in got if any(s.keyid == publisher.hex() for s in envelope.signatures)]
     if not mine:
-        click.echo("the broker has no reference values of this publisher", err=True)
-        return EXIT_NO
+        message = f"the broker has no reference values of publisher {publisher.hex()}"
+        absent = ReferenceValuesError(ReferenceReason.REFERENCE_VALUES_MISSING, message, "store them with `chrysalis reference sign --put`")
+        return failures.tell([absent], EXIT_NO)
     return _show(mine[0], publisher, output)
 
 
@@ -150,10 +166,13 @@ def policy(file: Path, publisher: bytes, output: str) -> int:
     A register that the publisher says nothing of is Any, to be narrowed; every owner's wallet is allowed.  The entries expire with
     the values.
     """
-    values = verified(envelope_in(file), publisher)
+    envelope = envelope_in(file)
+    try:
+        values = verified(envelope, publisher)
+    except WireError as error:
+        return failures.tell([error], EXIT_NO)
     if not values.current(SystemClock().now()):
-        click.echo(f"the reference values were for use until {rfc3339(values.expires)}", err=True)
-        return EXIT_NO
+        return failures.tell([_expired(values)], EXIT_NO)
     rule = InitdataRule(
         policy_digests=values.policy_digests,
         template_versions=values.template_versions,
@@ -201,23 +220,25 @@ def parsed(payload: bytes, file: Path) -> ReferenceValues:
         raise _invalid(file, str(error)[:1024]) from error
 
 
+def _expired(values: ReferenceValues) -> ReferenceValuesError:
+    message = f"the reference values were for use until {rfc3339(values.expires)}"
+    return ReferenceValuesError(ReferenceReason.REFERENCE_VALUES_EXPIRED, message, "get the publisher's newest ones")
+
+
 def _show(envelope: Envelope, publisher: bytes, output: str) -> int:
     try:
         values = verified(envelope, publisher)
     except WireError as error:
-        if output == "json":
-            click.echo(json.dumps({"schemaVersion": "chrysalis/v1", "verdict": "Refused", "reasons": [error.as_dict()]}, indent=1))
-        else:
-            click.echo(f"{error.reason}: {error.message}\n  what to do: {error.remedy}", err=True)
-        return EXIT_NO
+        return failures.tell([error], EXIT_NO)
     current = values.current(SystemClock().now())
     if output == "json":
         verdict = "Accepted" if current else "Refused"
-        reasons = [] if current else [{"reason": "ReferenceValuesExpired", "message": f"they were for use until {rfc3339(values.expires)}"}]
-        shown = {"schemaVersion": "chrysalis/v1", "verdict": verdict, "reasons": reasons, "referenceValues": values.to_json_dict()}
-        click.echo(json.dumps(shown, indent=1))
+        reasons = [] if current else [_expired(values).as_dict()]
+        printing.document({"verdict": verdict, "reasons": reasons, "referenceValues": values.to_json_dict()})
     else:
-        click.echo("\n".join(_lines(values, current)))
+        printing.lines(_lines(values, current))
+        if not current:
+            failures.tell([_expired(values)], EXIT_NO)
     return 0 if current else EXIT_NO
 
 

@@ -17,11 +17,14 @@ from kubernetes.aio.client.exceptions import ApiException
 
 from chrysalis.api import names
 from chrysalis.api.conditions import ConditionType, status_of
+from chrysalis.cli import failures, printing
 from chrysalis.errors import ChrysalisError
 
 EXIT_NO = 1
 EXIT_UNREACHABLE = 3
 REQUEST_SECONDS = 15.0
+RIGHTS = "ask with an account that may get ConfidentialWorkers and list pods there"
+REACH = "look at --kubeconfig and --context, and whether `kubectl version` gets an answer"
 COPIED = ("mrconfigid", "tcbStatus", "evidenceClass", "expiresAt", "limitedBy", "wallet", "earned")
 """Members of the status that are shown as they are."""
 LABELS = {"tcbStatus": "TCB", "evidenceClass": "evidence", "expiresAt": "expires", "limitedBy": "limited by", "earned": "earned"}
@@ -68,13 +71,16 @@ def command(worker: str, namespace: str | None, kubeconfig: Path | None, context
             raise StatusError(
                 StatusReason.WORKER_NOT_FOUND, f"there is no ConfidentialWorker {name!r} in that namespace", "look with `kubectl get cw -A`"
             ) from error
-        click.echo(f"{StatusReason.CLUSTER_UNUSABLE}: the API server refused: {error.status} {error.reason}", err=True)
-        return EXIT_UNREACHABLE
+        refused = StatusError(StatusReason.CLUSTER_UNUSABLE, f"the API server refused: {error.status} {error.reason}", RIGHTS)
+        return failures.tell([refused], EXIT_UNREACHABLE)
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        click.echo(f"{StatusReason.CLUSTER_UNUSABLE}: the API server cannot be reached: {error}", err=True)
-        return EXIT_UNREACHABLE
+        away = StatusError(StatusReason.CLUSTER_UNUSABLE, "the API server cannot be reached", REACH, str(error)[:300])
+        return failures.tell([away], EXIT_UNREACHABLE)
     summary = summarise(found, pods)
-    click.echo(json.dumps(summary, indent=2) if output == "json" else "\n".join(lines(summary)))
+    if output == "json":
+        click.echo(json.dumps(summary, indent=2))
+    else:
+        printing.lines(lines(summary))
     return 0 if summary["ready"] else EXIT_NO
 
 

@@ -17,7 +17,7 @@ from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.quote_file import MAX_REPORT_BYTES
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.attestation.verdict import NOT_CHECKED, EvidenceClass, Reason, Verdict
-from chrysalis.cli import files
+from chrysalis.cli import files, printing
 from chrysalis.cli.times import Rfc3339
 from chrysalis.cli.verify_bundle import bundle_options
 from chrysalis.clock import SystemClock, rfc3339
@@ -103,7 +103,7 @@ def _show(verdict: Verdict, at: datetime, output: str) -> int:
     if output == "json":
         click.echo(json.dumps({"schemaVersion": "chrysalis/v1"} | verdict.to_json_full() | OFFLINE | {"at": rfc3339(at)}, indent=2))
     else:
-        click.echo("\n".join(_lines(verdict, at)))
+        printing.lines(_lines(verdict, at))
     return 0 if verdict.accepted else 1
 
 

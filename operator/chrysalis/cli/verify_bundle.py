@@ -15,7 +15,7 @@ from chrysalis.attestation.freshness import FreshnessMode, Revocation
 from chrysalis.attestation.gpu.nras import MAX_JWKS_BYTES, read_keys
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.verdict import EvidenceClass
-from chrysalis.cli import files
+from chrysalis.cli import files, printing
 from chrysalis.cli.hexadecimal import HEX32
 from chrysalis.clock import rfc3339
 from chrysalis.wire.bundle import MAX_BUNDLE_BYTES, BundleFile
@@ -97,7 +97,10 @@ def verify(
             roots=[files.root(path) for path in roots],
         ),
     )
-    click.echo(json.dumps(judgement.to_json(), indent=2) if output == "json" else "\n".join(lines(judgement)))
+    if output == "json":
+        click.echo(json.dumps(judgement.to_json(), indent=2))
+    else:
+        printing.lines(lines(judgement))
     return 0 if judgement.accepted else 1
 
 
