@@ -9,7 +9,8 @@ import pytest
 from chrysalis.attestation.freshness import FreshnessMode
 from chrysalis.clock import ManualClock
 from chrysalis.wire.bundle import MEDIA_TYPE, BundleFile, to_bytes
-from chrysalis.wire.bundle_judgement import Expectations, Signature, judge
+from chrysalis.wire.bundle_judgement import judge
+from chrysalis.wire.bundle_verdict import Expectations, Signature
 from tests.broker import test_gpu as gpu_world
 
 references, rules, with_gpus = gpu_world.references, gpu_world.rules, gpu_world.with_gpus

@@ -25,7 +25,8 @@ from chrysalis.wire import ear
 from chrysalis.wire.broker import AttestResult, ClaimedIdentity
 from chrysalis.wire.bundle import BundleFile, canonical
 from chrysalis.wire.bundle_answers import KeysOf
-from chrysalis.wire.bundle_judgement import Expectations, Signature, judge
+from chrysalis.wire.bundle_judgement import judge
+from chrysalis.wire.bundle_verdict import Expectations, Signature
 from chrysalis.wire.gpu_service_settings import GpuServiceSettings
 from e2e.gpu_services.faults import Fault
 from e2e.gpu_services.nras import SimulatedNras

@@ -19,7 +19,8 @@ from chrysalis.broker.tables import results
 from chrysalis.clock import unix
 from chrysalis.wire import ear
 from chrysalis.wire.bundle import BundleFile
-from chrysalis.wire.bundle_judgement import Expectations, judge
+from chrysalis.wire.bundle_judgement import judge
+from chrysalis.wire.bundle_verdict import Expectations
 from chrysalis.wire.ear_keys import CertifiedKey, Jwk
 from chrysalis.wire.reasons import WireError
 from chrysalis.wire.recalls import open_list

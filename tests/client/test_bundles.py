@@ -22,7 +22,8 @@ from chrysalis.client.verified import VerifiedWorker
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_POLICY
 from chrysalis.wire.bundle import BundleFile, canonical, to_bytes
-from chrysalis.wire.bundle_judgement import Expectations, Signature, judge
+from chrysalis.wire.bundle_judgement import judge
+from chrysalis.wire.bundle_verdict import Expectations, Signature
 from chrysalis.wire.reasons import WireError
 
 

@@ -33,8 +33,8 @@ from chrysalis.wire.broker import AttestationDocument
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.bundle import Bundle, BundleFile, canonical, to_bytes
 from chrysalis.wire.bundle_answers import KeysOf
-from chrysalis.wire.bundle_judgement import Expectations
 from chrysalis.wire.bundle_judgement import judge as judge_bundle
+from chrysalis.wire.bundle_verdict import Expectations
 from chrysalis.wire.gpu_service_settings import GpuServiceSettings
 from chrysalis.wire.gpu_services import GpuServices
 from chrysalis.wire.reasons import WireError, WireReason

@@ -16,7 +16,8 @@ from chrysalis.attestation.freshness import Freshness, FreshnessMode, Revocation
 from chrysalis.wire import bundle as bundles
 from chrysalis.wire.broker import NamedReason
 from chrysalis.wire.bundle import BundleFile, BundlePolicy, canonical
-from chrysalis.wire.bundle_judgement import Expectations, Judgement, Signature, judge
+from chrysalis.wire.bundle_judgement import judge
+from chrysalis.wire.bundle_verdict import Expectations, Judgement, Signature
 from chrysalis.wire.reasons import WireError
 
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)

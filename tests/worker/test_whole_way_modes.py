@@ -15,7 +15,8 @@ from chrysalis.client.session import Client
 from chrysalis.clock import ManualClock, SystemClock
 from chrysalis.wire import owner_token
 from chrysalis.wire.bundle import BundleFile, to_bytes
-from chrysalis.wire.bundle_judgement import Expectations, judge
+from chrysalis.wire.bundle_judgement import judge
+from chrysalis.wire.bundle_verdict import Expectations
 from chrysalis.wire.reasons import WireError
 from chrysalis_worker.nvml import NvmlGpus
 from e2e.simtd.nvml import SimulatedDriver

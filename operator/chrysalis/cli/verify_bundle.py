@@ -20,7 +20,8 @@ from chrysalis.cli.hexadecimal import HEX32
 from chrysalis.clock import rfc3339
 from chrysalis.wire.bundle import MAX_BUNDLE_BYTES, BundleFile
 from chrysalis.wire.bundle_answers import AnswersOf, KeysOf
-from chrysalis.wire.bundle_judgement import Expectations, Judgement, Signature, judge
+from chrysalis.wire.bundle_judgement import judge
+from chrysalis.wire.bundle_verdict import Expectations, Judgement, Signature
 from chrysalis.wire.gpu import awaits
 from chrysalis.wire.recalls import MAX_LIST_BYTES
 

@@ -20,7 +20,7 @@ from chrysalis.wire import bundle
 from chrysalis.wire.broker import AttestationDocument
 from chrysalis.wire.bundle import Bundle, BundlePolicy, BundleResult, BundleVerification
 from chrysalis.wire.bundle_answers import AnswersOf
-from chrysalis.wire.bundle_judgement import Whole
+from chrysalis.wire.bundle_verdict import Whole
 from chrysalis.wire.ear import Ear
 from chrysalis.wire.gpu import GpuAnswers, wants_answers
 
