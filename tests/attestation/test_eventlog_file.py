@@ -47,6 +47,7 @@ FORMS: dict[str, bytes] = {
     "JSON, an agent's": json.dumps({"quote": "BAAC", "cc_eventlog": BASE64}).encode(),
     "JSON, within": json.dumps({"tdx": {"quote": "BAAC", "eventLog": {"ccel": HEX}}}, indent=1).encode(),
     "JSON, numbers": json.dumps({"log": list(BARE)}).encode(),
+    "JSON, numbers by place": json.dumps({"log": {str(place): byte for place, byte in enumerate(BARE)}}).encode(),
     "JSON in JSON": json.dumps({"evidence": json.dumps({"cc_eventlog": BASE64})}).encode(),
     "JSON, the same twice": json.dumps({"a": BASE64, "b": LOG.hex()}).encode(),
     "JSON, a text": json.dumps(BASE64).encode(),

@@ -34,6 +34,7 @@ def wrapped(text: str, width: int, end: str) -> bytes:
 
 ARMOR = b"-----BEGIN TDX QUOTE-----\n" + wrapped(BASE64, 64, "\n") + b"\n-----END TDX QUOTE-----\n"
 BYTES = [f"0x{byte:02x}" for byte in QUOTE]
+NUMBERS = {str(place): byte for place, byte in enumerate(QUOTE)}
 PACKED = base64.b64encode(gzip.compress(QUOTE)).decode()
 AGENT = {"quote": BASE64, "cc_eventlog": "AAAA"}
 
@@ -82,6 +83,8 @@ FORMS: dict[str, bytes] = {
     **{f"json-unknown-{name}": json.dumps({"id": 7, name: QUOTE.hex()}).encode() for name in ("Quote", "tdxQuote", "outblob", "evidence")},
     "json-unknown-base64": json.dumps({"attestation": {"report": BASE64}}).encode(),
     "json-unknown-numbers": json.dumps({"rawQuote": list(QUOTE)}).encode(),
+    "json-numbers-of-a-buffer": json.dumps({"quote": {"type": "Buffer", "data": list(QUOTE)}}).encode(),
+    "json-numbers-by-place": json.dumps({"tdx": {"quote": NUMBERS}}).encode(),
     "json-numbers-alone": json.dumps(list(QUOTE)).encode(),
     "json-unknown-within-its-name": json.dumps({"quote": {"hex": QUOTE.hex()}}).encode(),
     "json-text-of-json": json.dumps({"evidence": json.dumps(AGENT), "tee": "tdx"}).encode(),
@@ -156,6 +159,8 @@ DAMAGED: list[tuple[str, bytes, str]] = [
     ("numbers that are no bytes", b'{"quote": [4, 0, 256]}', "QuoteMalformed"),
     ("true and false", b'{"quote": [true, false]}', "QuoteMalformed"),
     ("null", b'{"quote": null}', "QuoteMalformed"),
+    ("numbers by place, and a text", json.dumps({"q": {**NUMBERS, "8": "8"}}).encode(), "QuoteUnreadable"),
+    ("numbers by place, out of order", json.dumps({"q": dict(reversed(NUMBERS.items()))}).encode(), "QuoteUnreadable"),
     ("a quote of SGX under a name that nobody knows", json.dumps({"a": SGX.hex()}).encode(), "QuoteUnreadable"),
     ("base64 that begins like a quote and ends early", json.dumps({"a": BASE64[:-3]}).encode(), "QuoteUnreadable"),
     ("JSON that is kept as a text and is none", json.dumps({"a": '{"quote": '}).encode(), "QuoteUnreadable"),

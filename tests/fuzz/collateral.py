@@ -14,7 +14,8 @@ def collateral_file() -> Built:
     good = json.loads(MATERIAL.collateral_text)
     answer = f'{{"tcbInfo":{good["tcb_info"]},"signature":"{good["tcb_info_signature"]}"}}'
     forms = [good, {"collateral": good | {"tcb_info": answer}}, [good | {"qe_identity": json.loads(good["qe_identity"])}]]
-    return read, [json.dumps(form).encode() for form in forms]
+    recorded = [{"headers": {"a": good["tcb_info_issuer_chain"]}, "body": answer}, {"body": good["pck_crl"]}, [good["root_ca_crl"]]]
+    return read, [json.dumps(form).encode() for form in (*forms, recorded)]
 
 
 def collateral() -> Built:

@@ -2,45 +2,65 @@
 
 QuoteCollateralV3 JSON has hexadecimal members and the bare documents.  Others have the same members in base64, PEM or as
 numbers, in camel case, within another object; the TCB info and QE identity as the service answered, signature included, or
-as JSON instead of text; issuer chains as HTTP headers carry them; C strings with the NUL at their end.
+as JSON instead of text; issuer chains as HTTP headers carry them; C strings with the NUL at their end.  What has no such names
+is looked for by what it is (collateral_search.py).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 from urllib.parse import unquote
 
-from chrysalis.attestation import armor, exact_json
+from chrysalis.attestation import armor, collateral_search, envelope, exact_json
 from chrysalis.attestation.collateral import HEX_FIELDS, MAX_COLLATERAL_BYTES, TEXT_FIELDS, Collateral
+from chrysalis.attestation.collateral_search import BEGIN_CERTIFICATE
+from chrysalis.attestation.pck_chain import Platform
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 
 MAX_NESTING = 4
-_NAMES = {name.replace("_", ""): name for name in (*TEXT_FIELDS, *HEX_FIELDS)}
+MAX_ITEMS = 50_000
+"""Commas; one platform's collateral has some thousands, or tens of them where bytes are kept as numbers."""
+_NAMES = {name.replace("_", ""): name for name in (*TEXT_FIELDS, *HEX_FIELDS)} | {"enclaveidentityissuerchain": "qe_identity_issuer_chain"}
+_NOT_OF_NAME = re.compile("^sgx[-_]|[-_]")
+"""What a header's name has more than a member's: SGX-PCK-CRL-Issuer-Chain."""
 _ANSWERS = {"tcb_info": ("tcbInfo", "tcb_info_signature"), "qe_identity": ("enclaveIdentity", "qe_identity_signature")}
 """What the service calls a document within its answer, and where its signature belongs."""
 
 
-def read(data: bytes) -> Collateral:
-    """The collateral of a file; raises AttestationError (CollateralMalformed)."""
+def read(data: bytes, platform: Platform | None = None) -> Collateral:
+    """The collateral of a file; raises AttestationError (CollateralMalformed).
+
+    platform: what the quote is of, to choose from a file that holds several platforms' documents.
+    """
     if len(data) > MAX_COLLATERAL_BYTES:
         raise _malformed(f"the collateral has {len(data)} bytes; at most {MAX_COLLATERAL_BYTES} are read")
     try:
         text = data.decode(json.detect_encoding(data)).strip()
+        if text.count(",") > MAX_ITEMS:
+            raise _malformed(f"the collateral has more than {MAX_ITEMS} members and items; give one platform's")
         json.loads(text)
         found = _found(text) if text[:1] in ("{", "[") else None
         fields = {} if found is None else {name: _field(name, value) for name, value in found.items()}
+        _answered(fields)
+        if found is None and text[:1] in ("{", "["):
+            fields = dict(collateral_search.search(text, platform))
+    except collateral_search.Several as error:
+        raise _malformed("the collateral has more than one platform's documents", str(error)) from error
     except (ValueError, RecursionError) as error:
         raise _malformed("the collateral is not JSON, or names a member twice", str(error)[:300]) from error
-    if found is None:
-        return Collateral.from_json(data)  # says what is missing
+    return Collateral.from_json(json.dumps(fields) if fields else data)  # says what is missing
+
+
+def _answered(fields: dict[str, Any]) -> None:
+    """Put what are a service's answers as documents and signatures."""
     for name, (inner, signature) in _ANSWERS.items():
         document, signed = _document(fields.get(name), inner)
         if document is not None:
             fields[name] = document
         if signed is not None:
             fields.setdefault(signature, signed)
-    return Collateral.from_json(json.dumps(fields))
 
 
 def _found(text: str, depth: int = 0) -> dict[str, str] | None:
@@ -51,7 +71,7 @@ def _found(text: str, depth: int = 0) -> dict[str, str] | None:
         listed = text[1:-1].strip()
         return _found(listed, depth + 1) if len(json.loads(text)) == 1 and listed[:1] == "{" else None
     members = exact_json.members(text)
-    known = [(_NAMES[plain], value) for name, value in members.items() if (plain := name.replace("_", "").lower()) in _NAMES]
+    known = [(_NAMES[plain], value) for name, value in members.items() if (plain := _NOT_OF_NAME.sub("", name.lower())) in _NAMES]
     named = dict(known)
     if len(named) != len(known):
         raise ValueError("a member stands there under two of its names")
@@ -64,20 +84,40 @@ def _found(text: str, depth: int = 0) -> dict[str, str] | None:
 def _field(name: str, exact: str) -> Any:
     """A member as QuoteCollateralV3 has it; what is in no form that is known stays as it is, to be refused by its name."""
     value = json.loads(exact)
-    if name in _ANSWERS:
-        if isinstance(value, dict):  # Intel signs JSON without blanks; whoever put it into other JSON may have added some
-            return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-        return value.rstrip("\0") if isinstance(value, str) else value
     if name in HEX_FIELDS:
         return _hexadecimal(value)
-    if isinstance(value, str) and "BEGIN%20CERTIFICATE" in value:
-        return unquote(value)
-    return value
+    if (raw := envelope.as_bytes(value)) is not None:
+        value = raw.decode("utf-8", "replace")
+    if name in _ANSWERS:
+        if isinstance(value, dict):
+            return collateral_search.as_signed(value)
+        return _plain(value, b"{") if isinstance(value, str) else value
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+        value = "\n".join(value)  # one text for each certificate
+    return _chain(value) if isinstance(value, str) else value
+
+
+def _plain(value: str, begin: bytes) -> str:
+    """A text that holds `begin`, out of hexadecimal or base64 of it; what is in neither stays as it is."""
+    text = value.rstrip("\0")
+    if begin.decode() in text or not text.isascii():
+        return text
+    try:
+        raw = _bytes(text.strip().encode())
+        return raw.rstrip(b"\0").decode() if raw is not None and begin in raw else text
+    except ValueError:
+        return text
+
+
+def _chain(value: str) -> str:
+    """A chain in PEM, leaf first."""
+    text = _plain(unquote(value) if "BEGIN%20CERTIFICATE" in value else value, BEGIN_CERTIFICATE)
+    return collateral_search.leaf_first(text) or text
 
 
 def _hexadecimal(value: Any) -> Any:
-    if isinstance(value, list) and value and all(type(item) is int and 0 <= item < 256 for item in value):
-        return bytes(value).hex()
+    if (numbers := envelope.as_bytes(value)) is not None:
+        return numbers.hex()
     if not isinstance(value, str) or not value.isascii():
         return value
     try:

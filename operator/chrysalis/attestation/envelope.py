@@ -79,12 +79,26 @@ def is_container(value: Any) -> bool:
     return isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict | list | str) for item in value))
 
 
+def as_bytes(value: Any) -> bytes | None:
+    """The bytes that are kept as numbers: a list of them, or an object as JavaScript writes a Uint8Array ({"0": 4, "1": 0, …}) or a
+    Buffer ({"type": "Buffer", "data": […]}); None for anything else, and for none at all."""
+    if isinstance(value, dict):
+        if value.keys() == {"type", "data"} and value["type"] == "Buffer":
+            value = value["data"]
+        elif "0" in value and all(name == str(place) for place, name in enumerate(value)):
+            value = list(value.values())
+    if isinstance(value, list) and value and all(type(item) is int and 0 <= item < 256 for item in value):
+        return bytes(value)
+    return None
+
+
 def leaves(value: Any, path: str = "", depth: int = 0) -> Iterator[tuple[str, str | bytes]]:
-    """Every text, and every list of bytes, with the way to it; texts that hold JSON are gone through like what is around them."""
+    """Every text, and all bytes that are kept as numbers, with the way to it; texts that hold JSON are gone through like what is
+    around them."""
     if depth > MAX_NESTING:
         return
-    if isinstance(value, list) and value and all(type(item) is int and 0 <= item < 256 for item in value):
-        yield path, bytes(value)
+    if (raw := as_bytes(value)) is not None:
+        yield path, raw
         return
     if isinstance(value, str):
         inner = nested(value)

@@ -222,7 +222,7 @@ def _remote(answer: Path | None, keys: Path | None, issuer: str, nonce: bytes | 
     """The check of the remote service's answer, where one was given."""
     if answer is None or keys is None or nonce is None:
         return None
-    data, known = _read(answer, nras.MAX_ANSWER_BYTES), nras.read_keys(_read(keys, nras.MAX_JWKS_BYTES))
+    data, known = nras.read(_read(answer, nras.MAX_ANSWER_BYTES)), nras.read_keys(_read(keys, nras.MAX_JWKS_BYTES))
     return lambda: nras.check(data, keys=known, at=at, nonce=nonce, issuer=issuer)
 
 

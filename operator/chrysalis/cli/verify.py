@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from chrysalis.attestation import collateral_file, eventlog_file
+from chrysalis.attestation import collateral_file, eventlog_file, pck_chain
 from chrysalis.attestation import quote as quotes
 from chrysalis.attestation.appraisal import appraise
 from chrysalis.attestation.collateral import MAX_COLLATERAL_BYTES
@@ -78,7 +78,7 @@ def command(
         flaw = Reason.from_error(error)
     if collateral is None:
         raise AttestationError(AttestationReason.COLLATERAL_MISSING, "no collateral was given; without it nothing can be verified")
-    documents = collateral_file.read(files.read(collateral, MAX_COLLATERAL_BYTES))
+    documents = collateral_file.read(files.read(collateral, MAX_COLLATERAL_BYTES), _claimed(raw))
     toml = files.read(initdata, MAX_INITDATA_BYTES) if initdata else None
     log = eventlog_file.read(files.read(event_log, eventlog_file.MAX_FILE_BYTES)) if event_log else None
     if flaw is not None:
@@ -93,6 +93,14 @@ def command(
         event_log=log,
     )
     return _show(verdict, moment, output)
+
+
+def _claimed(raw: bytes) -> pck_chain.Platform | None:
+    """What the quote says that it is of, to choose from collateral of several platforms; nothing where that cannot be read."""
+    try:
+        return pck_chain.claimed(quotes.parse(raw))
+    except AttestationError:
+        return None
 
 
 def _too_large(message: str) -> AttestationError:

@@ -155,6 +155,42 @@ def test_refused(name: str) -> None:
     assert refused.value.reason == expected
 
 
+KEPT: dict[str, Callable[[Any], Any]] = {
+    "alone": lambda answer: answer,
+    "as the command line prints it": lambda answer: {"result_code": 0, "claims": [{"hwmodel": "GH100"}], "detached_eat": answer},
+    "as the SDK keeps it": lambda answer: [["JWT", _token({}, alg="HS256")], {"REMOTE_GPU_CLAIMS": answer}],
+    "beside the switches'": lambda answer: [["JWT", "x"], {"REMOTE_SWITCH_CLAIMS": [["JWT", "x"], {"SWITCH-0": "x"}], "G": answer}],
+    "as a text": lambda answer: {"token": json.dumps(answer)},
+    "twice the same": lambda answer: {"a": answer, "b": json.dumps(answer, indent=1)},
+}
+
+
+@pytest.mark.parametrize("kept", KEPT)
+def test_an_answer_within_what_tools_keep(kept: str) -> None:
+    answer = json.loads(_answer())
+    for text in (json.dumps(KEPT[kept](answer)), "\ufeff" + json.dumps(KEPT[kept](answer), indent=2)):
+        assert _check(nras.read(text.encode())).devices == _check(_answer()).devices
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"x", "NrasTokenMalformed"),
+        (b"[" * 100_000, "NrasTokenMalformed"),
+        (b"{}", "NrasTokenMalformed"),
+        (b" " * (nras.MAX_ANSWER_BYTES + 1), "NrasTokenMalformed"),
+        (json.dumps([json.loads(_answer()), json.loads(_answer({"GPU-0": _gpu(ueid="2")}))]).encode(), "NrasTokenMalformed"),
+        (f'{{"a": {_answer()}, "a": {_answer()}}}'.encode(), "NrasTokenMalformed"),
+        (json.dumps([["JWT", "x"], {"LOCAL_GPU_CLAIMS": json.loads(_answer(alg="none"))}]).encode(), "NrasAlgorithmNotAllowed"),
+        (_answer({"CPU-0": _gpu()}).encode(), "NrasTokenMalformed"),
+    ],
+)
+def test_a_file_without_one_answer(data: bytes, reason: str) -> None:
+    with pytest.raises(GpuError) as refused:
+        _check(nras.read(data))
+    assert refused.value.reason == reason
+
+
 @given(st.text(max_size=200) | st.binary(max_size=200))
 def test_anything_as_answer_and_as_keys(data: str | bytes) -> None:
     for call in (_check, nras.read_keys):

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from chrysalis.api.policy_gpu import MAX_GPUS
+from chrysalis.attestation import armor, envelope
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
 from chrysalis.clock import from_unix
 
@@ -104,6 +105,39 @@ def check(
         members = ("ueid", "x-nvidia-gpu-driver-version", "x-nvidia-gpu-vbios-version", "hwmodel")
         devices.append(Device(name, *(str(claims.get(member, ""))[:128] for member in members)))
     return Answer(issuer, nonce, from_unix(ends), tuple(devices))
+
+
+def read(data: bytes) -> bytes:
+    """The service's answer out of a file: alone, or within what NVIDIA's tools print and keep (`detached_eat` of the command line,
+    REMOTE_GPU_CLAIMS of the Python SDK's token).  What has none in it is given as it is, for `check` to say what is wrong.
+
+    Raises GpuError (NrasTokenMalformed) for more than one answer about GPUs, and for JSON in which one might be hidden.
+    """
+    if len(data) > MAX_ANSWER_BYTES:
+        raise _malformed(f"the file has {len(data)} bytes; at most {MAX_ANSWER_BYTES} are read")
+    try:
+        found = _answers(envelope.parsed(data.removeprefix(armor.BOM)), 0)
+    except envelope.Ambiguous as error:
+        raise _malformed("the file is ambiguous", str(error)[:200]) from error
+    except (ValueError, RecursionError):
+        return data
+    texts = {json.dumps(answer) for answer in found}
+    if len(texts) > 1:
+        raise _malformed(f"the file holds {len(texts)} answers about GPUs; give one of them")
+    return texts.pop().encode() if texts else data
+
+
+def _answers(value: Any, depth: int) -> list[Any]:
+    """The detached EAT bundles about GPUs in here."""
+    if isinstance(value, str):
+        value = envelope.nested(value)
+    if depth > envelope.MAX_NESTING or not isinstance(value, dict | list):
+        return []
+    if isinstance(value, list) and len(value) == 2 and isinstance(value[1], dict) and isinstance(value[0], list):
+        tokens = value[1]
+        if value[0][:1] == ["JWT"] and tokens and all(_GPU.match(name) and isinstance(token, str) for name, token in tokens.items()):
+            return [value]
+    return [answer for _, item in envelope.items(value) for answer in _answers(item, depth + 1)]
 
 
 def key_ids(answer: bytes | str) -> frozenset[str]:
