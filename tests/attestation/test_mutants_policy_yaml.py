@@ -72,7 +72,47 @@ def test_the_same_name_in_another_map(text: str) -> None:
     assert policy_yaml.load(text.encode()) == yaml.safe_load(text)
 
 
-@pytest.mark.parametrize("text", ["{[a]: 1}", "{{a: 1}: 1}", "!!python/name:os.system", "*nothing", "[", "a: 1\n---\nb: 1\n"])
+@pytest.mark.parametrize(
+    "text", ["{[a]: 1}", "{{a: 1}: 1}", "!!python/name:os.system", "*nothing", "[", "a: 1\n---\nb: 1\n", "[&a x, &a y]"]
+)
 def test_what_no_policy_has(text: str) -> None:
     with pytest.raises((yaml.YAMLError, ValueError)):
+        policy_yaml.load(text.encode())
+
+
+LAUGHS = "a: &a [" + "x, " * 10 + "]\n"
+
+
+def _laughs(levels: int) -> str:
+    """Lists of ten aliases of the list before, level upon level."""
+    return LAUGHS + "".join(f"{chr(98 + level)}: &{chr(98 + level)} [{(f'*{chr(97 + level)}, ') * 10}]\n" for level in range(levels))
+
+
+def test_aliases_of_aliases_do_not_multiply() -> None:
+    assert policy_yaml.load(_laughs(2).encode())["c"] == [[["x"] * 10] * 10] * 10
+    for levels in (4, 9):
+        with pytest.raises(ValueError, match="once its aliases are written out"):
+            policy_yaml.load(_laughs(levels).encode())
+
+
+@pytest.mark.parametrize(
+    ("anchored", "size"),
+    [("[x, x]", 3), ("{x: y}", 3), ("[[x], {}]", 4)],
+)
+def test_what_an_alias_counts(anchored: str, size: int) -> None:
+    """To the event: as much as what it stands for, and itself nothing."""
+    for levels in (1, 2):  # also through an alias of what holds an alias
+        inner = size if levels == 1 else 1 + 2 * size
+        head = f"- &a {anchored}\n" + ("- &b [*a, *a]\n" if levels == 2 else "")
+        held = 1 + size + (inner if levels == 2 else 0)
+        count, rest = divmod(20_000 - held, inner)
+        text = head + f"- *{'ab'[levels - 1]}\n" * count
+        assert len(policy_yaml.load((text + "- x\n" * rest).encode())) == levels + count + rest
+        with pytest.raises(ValueError, match="once its aliases are written out"):
+            policy_yaml.load((text + "- x\n" * (rest + 1)).encode())
+
+
+@pytest.mark.parametrize("text", ["a: &a [*a]", "a: &a {b: [*a]}", "&a [x, {y: *a}]"])
+def test_an_alias_within_itself(text: str) -> None:
+    with pytest.raises(ValueError, match="stands for nothing, or within itself"):
         policy_yaml.load(text.encode())

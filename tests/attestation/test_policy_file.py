@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from chrysalis.api import policy
 from chrysalis.api.policy import AttestationPolicySpec
+from chrysalis.attestation.policy_envelope import read_envelope
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.reasons import AttestationError
 
@@ -43,6 +44,22 @@ def refusal(text: bytes) -> AttestationError:
         read_policy(text)
     assert caught.value.reason == "PolicyUnreadable"
     return caught.value
+
+
+def laughs(rest: str) -> bytes:
+    """Ten million texts in seven hundred bytes, and one more member."""
+    lists = "".join(f"{chr(98 + level)}: &{chr(98 + level)} [{(f'*{chr(97 + level)}, ') * 10}]\n" for level in range(6))
+    return f"a: &a [{'x, ' * 10}]\n{lists}{rest}\n".encode()
+
+
+@pytest.mark.parametrize(
+    "rest", ["payloadType: *g", "envelope: {payloadType: *g}", "spec: {}\nkind: *g", "version: *g", "tdx: {measurements: *g}"]
+)
+def test_aliases_of_aliases_are_not_written_out(rest: str) -> None:
+    for read in (read_policy, read_envelope):
+        with pytest.raises(AttestationError, match="PolicyUnreadable") as caught:
+            read(laughs(rest))
+        assert "once its aliases are written out" in caught.value.detail
 
 
 def test_a_signed_policy_that_differs_from_the_readable_one(policy_document: dict[str, Any]) -> None:

@@ -36,8 +36,8 @@ def read_policy(text: bytes) -> AttestationPolicySpec:
         raise _unreadable("the policy is not one YAML or JSON object")
     if "spec" in document:
         if document.get("apiVersion") != API_VERSION or document.get("kind") != KIND_POLICY:
-            message = f"the resource is {document.get('apiVersion')} {document.get('kind')}, not {API_VERSION} {KIND_POLICY}"
-            raise _unreadable(message)
+            found = " ".join(str(document.get(name))[:64] for name in ("apiVersion", "kind"))
+            raise _unreadable(f"the resource is {found}, not {API_VERSION} {KIND_POLICY}")
         document = document["spec"]
     carrier = _validate(AttestationPolicyCarrierSpec, document)
     spec = AttestationPolicySpec.model_validate({name: getattr(carrier, name) for name in AttestationPolicySpec.model_fields})

@@ -27,9 +27,44 @@ class _Loader(yaml.CSafeLoader):
         return super().construct_mapping(node, deep)
 
 
+class _WrittenOut:
+    """Counts the events of a document in which each alias is replaced by what it stands for: aliases of aliases multiply, and
+    whoever goes through the document (a model, an error's message) goes through all of it."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, int] = {}  # by anchor
+        self._open: list[tuple[str | None, int]] = [(None, 0)]  # anchor and count of each list and map that has not ended
+
+    @property
+    def count(self) -> int:
+        """Events in what is open."""
+        return sum(count for _, count in self._open)
+
+    def add(self, event: yaml.Event) -> None:
+        """Take the next event; raises ValueError for an alias within what it stands for."""
+        if isinstance(event, yaml.CollectionStartEvent):
+            self._open.append((event.anchor, 1))
+        elif isinstance(event, yaml.CollectionEndEvent):
+            self._close(*self._open.pop())
+        elif isinstance(event, yaml.ScalarEvent):
+            self._close(event.anchor, 1)
+        elif isinstance(event, yaml.AliasEvent):
+            size = self._sizes.get(str(event.anchor))
+            if size is None:
+                raise ValueError(f"the alias {str(event.anchor)[:64]!r} stands for nothing, or within itself")
+            self._close(None, size)
+
+    def _close(self, anchor: str | None, size: int) -> None:
+        if anchor is not None:
+            self._sizes[anchor] = size
+        around, count = self._open.pop()
+        self._open.append((around, count + size))
+
+
 def load(text: bytes) -> Any:
     """The one document in a text; raises yaml.YAMLError, ValueError or RecursionError."""
     merges = depth = 0
+    written_out = _WrittenOut()
     for number, event in enumerate(yaml.parse(text, Loader=yaml.CSafeLoader), start=1):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if isinstance(event, yaml.ScalarEvent):
@@ -38,6 +73,9 @@ def load(text: bytes) -> Any:
                 raise ValueError("a number to the base of 60 has more than 32 digits")
         if number > MAX_EVENTS or merges > MAX_MERGES or depth > MAX_DEPTH:
             raise ValueError(f"more than {MAX_EVENTS} keys and values, {MAX_MERGES} merged maps, or {MAX_DEPTH} levels")
+        written_out.add(event)
+        if written_out.count > MAX_EVENTS:
+            raise ValueError(f"more than {MAX_EVENTS} keys and values once its aliases are written out")
     loader = _Loader(text)
     try:
         return loader.get_single_data()
