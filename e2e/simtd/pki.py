@@ -135,10 +135,10 @@ class SimulatedPlatform:
             smt=smt,
         )
         certificates = {
-            "root": _certificate(names.root, keys["root"], names.root, keys["root"], path_length=1),
-            "ca": _certificate(names.ca, keys["ca"], names.root, keys["root"], path_length=0),
-            "pck": _certificate(names.pck, keys["pck"], names.ca, keys["ca"], sgx=extension),
-            "tcb": _certificate(TCB_SIGNER_NAME, keys["tcb"], names.root, keys["root"]),
+            "root": certificate(names.root, keys["root"], names.root, keys["root"], path_length=1),
+            "ca": certificate(names.ca, keys["ca"], names.root, keys["root"], path_length=0),
+            "pck": certificate(names.pck, keys["pck"], names.ca, keys["ca"], sgx=extension),
+            "tcb": certificate(TCB_SIGNER_NAME, keys["tcb"], names.root, keys["root"]),
         }
         return cls(keys, certificates)
 
@@ -348,7 +348,7 @@ def _name(common_name: str) -> x509.Name:
     )
 
 
-def _certificate(
+def certificate(
     name: str,
     key: ec.EllipticCurvePrivateKey,
     issuer: str,

@@ -16,6 +16,7 @@ from chrysalis.attestation.collateral import Collateral
 from chrysalis.attestation.collateral_check import check, root_of
 from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocument, join, split
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
+from e2e.simtd import pki
 from e2e.simtd.pki import PERIOD, CollateralShape, SimulatedPlatform, Tampering
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)
@@ -133,6 +134,16 @@ def _sgx(info: dict[str, Any], identity: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", [DocumentKind.TCB_INFO, DocumentKind.QE_IDENTITY])
 def test_documents_for_sgx(kind: DocumentKind) -> None:
     assert refused(made(tampering=Tampering(edit=_sgx))[kind]) == AttestationReason.COLLATERAL_MISMATCH
+
+
+@pytest.mark.parametrize("kind", [DocumentKind.TCB_INFO, DocumentKind.QE_IDENTITY])
+def test_a_signer_appointed_by_an_authority_for_platforms(kind: DocumentKind) -> None:
+    ca, root, good = PLATFORM.certificates["ca"], PLATFORM.certificates["root"], GOOD[kind]
+    appointed = pki.certificate(pki.TCB_SIGNER_NAME, PLATFORM.keys["tcb"], pki.CA_NAME, PLATFORM.keys["ca"])
+    for chain in (pki.pem(appointed, ca, root), pki.pem(appointed, ca)):
+        assert refused(replace(good, issuers=chain)) == AttestationReason.COLLATERAL_SIGNER_INVALID
+    for chain in (pki.pem(PLATFORM.certificates["tcb"], root), pki.pem(PLATFORM.certificates["tcb"])):
+        check(replace(good, issuers=chain), ANCHOR, AT)
 
 
 def edited(which: str, **members: Any) -> CollateralShape:

@@ -8,12 +8,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from chrysalis.attestation import genuineness
 from chrysalis.attestation.appraisal import appraise
 from chrysalis.attestation.collateral import Collateral
 from chrysalis.attestation.quote import parse
 from chrysalis.attestation.verdict import Verdict
+from e2e.simtd import pki
 from e2e.simtd.pki import CollateralShape, SimulatedPlatform, Tampering
 
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
@@ -111,6 +113,18 @@ def test_collateral_at_the_edge_of_its_time(platform: SimulatedPlatform, shape: 
 
 def replaced(platform: SimulatedPlatform, **fields: Any) -> Collateral:
     return dataclasses.replace(Collateral.from_json(platform.collateral(AT)), **fields)
+
+
+@pytest.mark.parametrize("named", ["Simulated SGX PCK Processor CA", pki.ROOT_NAME])
+def test_a_revocation_list_of_another_authority_under_the_same_root(platform: SimulatedPlatform, reasons: Reasons, named: str) -> None:
+    """As when a PCCS is asked for ca=processor and the platform is certified by ca=platform; or for the root's own list."""
+    key = platform.keys["root"] if named == pki.ROOT_NAME else ec.generate_private_key(ec.SECP256R1())
+    other = pki.certificate(named, key, pki.ROOT_NAME, platform.keys["root"], path_length=0)
+    beside = SimulatedPlatform(platform.keys | {"ca": key}, platform.certificates | {"ca": other})
+    bent = replaced(platform, pck_crl=bytes.fromhex(beside.documents(ISSUE)["pck_crl"]))
+    verdict = judged(platform, collateral=bent)
+    assert reasons(verdict) == ["CollateralMismatch"]
+    assert "revocation list is not of the authority" in verdict.reasons[0].message
 
 
 def test_a_changed_space_breaks_the_signature(platform: SimulatedPlatform, reasons: Reasons) -> None:

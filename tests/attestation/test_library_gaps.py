@@ -24,6 +24,7 @@ from chrysalis.attestation.appraisal import appraise
 from chrysalis.attestation.collateral import Collateral
 from chrysalis.attestation.verdict import Verdict
 from chrysalis.clock import unix
+from e2e.simtd import pki
 from e2e.simtd.pki import CollateralShape, SimulatedPlatform, Tampering
 
 Appraise = Callable[..., Verdict]
@@ -116,6 +117,23 @@ def test_tcb_info_signed_by_a_leaked_platform_key(
     assert library_accepts(platform, quote(), forged) == "UpToDate"
     assert reasons(judge(collateral=forged)) == ["CollateralSignerInvalid"]
     assert judge(collateral=of(platform)).accepted
+
+
+@pytest.mark.parametrize("document", ["tcb_info", "qe_identity"])
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_tcb_signer_appointed_by_an_authority_for_platforms(
+    platform: SimulatedPlatform, judge: Appraise, reasons: Reasons, quote: Callable[..., bytes], document: str, whole: bool
+) -> None:
+    """The same name and key, certified by the PCK authority in place of the root; its chain carries the root or leaves it out."""
+    ca, root = platform.certificates["ca"], platform.certificates["root"]
+    appointed = pki.certificate(pki.TCB_SIGNER_NAME, platform.keys["tcb"], pki.CA_NAME, platform.keys["ca"])
+    chain = {f"{document}_issuer_chain": pki.pem(appointed, ca, root) if whole else pki.pem(appointed, ca)}
+    bent = dataclasses.replace(of(platform), **chain)
+    assert library_accepts(platform, quote(), bent) == "UpToDate"
+    assert reasons(judge(collateral=bent)) == ["CollateralSignerInvalid"]
+    signer = platform.certificates["tcb"]
+    for good in (pki.pem(signer, root), pki.pem(signer)):
+        assert judge(collateral=dataclasses.replace(of(platform), **{f"{document}_issuer_chain": good})).accepted
 
 
 def test_tcb_info_of_another_pce(platform: SimulatedPlatform, judge: Appraise, reasons: Reasons, quote: Callable[..., bytes]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -204,6 +205,14 @@ def common_name(certificate: x509.Certificate) -> str:
     except UNREADABLE_X509:
         return ""
     return str(names[0].value) if len(names) == 1 else ""
+
+
+def is_below_its_root(certificates: Sequence[x509.Certificate]) -> bool:
+    """Whether a chain (leaf first, its root last or left out) has no authority between leaf and root.
+
+    So is that of Intel's TCB signer: an authority for platforms' certificates appoints no one who says which levels are current.
+    """
+    return len(certificates) == 1 or (len(certificates) == 2 and certificates[1].subject == certificates[1].issuer)
 
 
 def read_document(text: str, what: str) -> Document:

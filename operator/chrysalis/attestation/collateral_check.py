@@ -13,7 +13,7 @@ from cryptography.exceptions import InvalidSignature
 
 from chrysalis.attestation.anchor import TrustAnchor, follow, of_certificate, p256
 from chrysalis.attestation.certificate_errors import UNREADABLE_X509
-from chrysalis.attestation.collateral import Collateral, common_name
+from chrysalis.attestation.collateral import Collateral, common_name, is_below_its_root
 from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocument
 from chrysalis.attestation.genuineness import QE_IDENTITY_VERSION, TCB_INFO_ID, TCB_INFO_VERSION, TCB_SIGNER
 from chrysalis.attestation.pck_chain import authority_of_crl, verify_raw
@@ -66,6 +66,9 @@ def _check_json(document: SignedDocument, anchor: TrustAnchor, at: datetime, nam
     signer = follow(document.certificates, anchor, at)  # 1
     if common_name(signer) != TCB_SIGNER:
         message = f"the {document.kind.value} was signed by {common_name(signer)[:64]!r}, not by {TCB_SIGNER!r}"
+        raise AttestationError(_R.COLLATERAL_SIGNER_INVALID, message)
+    if not is_below_its_root(document.certificates):
+        message = f"the {document.kind.value}'s signer was not appointed by the root itself"
         raise AttestationError(_R.COLLATERAL_SIGNER_INVALID, message)
     if not verify_raw(p256(signer), document.signature, document.body):  # 2
         raise AttestationError(_R.COLLATERAL_SIGNATURE_INVALID, f"the {document.kind.value}'s signature does not match its bytes")

@@ -20,7 +20,7 @@ from pydantic_core import from_json
 
 from chrysalis.api.policy import INTEL_ROOT_SHA256
 from chrysalis.attestation import proved
-from chrysalis.attestation.collateral import Collateral, Expiry, chain
+from chrysalis.attestation.collateral import Collateral, Expiry, chain, is_below_its_root
 from chrysalis.attestation.proved import ProvedPlatforms
 from chrysalis.attestation.quote import Quote, is_panic
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
@@ -50,6 +50,7 @@ _FRAGMENTS: tuple[tuple[str, AttestationReason, str], ...] = (
     ("with non-TDX TCB info", _R.COLLATERAL_MISMATCH, "the collateral is for SGX, not for TDX"),
     ("Unsupported QE Identity id/version", _R.COLLATERAL_MISMATCH, "the QE identity is not that of TDX's quoting enclave"),
     ("InvalidCrlSignatureForPublicKey", _R.COLLATERAL_MISMATCH, "a revocation list is not of this platform's certificate authority"),
+    ("UnknownRevocationStatus", _R.COLLATERAL_MISMATCH, "a revocation list is not of the authority that issued the certificates"),
     ("issue date is in the future", _R.COLLATERAL_NOT_YET_VALID, "the collateral was issued after the stated time"),
     ("CertNotValidYet", _R.COLLATERAL_NOT_YET_VALID, "a certificate is not valid yet at the stated time"),
     ("CrlExpired", _R.COLLATERAL_EXPIRED, "a revocation list has expired at the stated time"),
@@ -152,9 +153,14 @@ def authority(collateral: Collateral, at: datetime) -> list[Reason]:
     ):
         if version != known:
             found.append(Reason.of(_R.COLLATERAL_MISMATCH, f"the {what} is of version {version}; only version {known} is known"))
-    for what, name in (("TCB info", collateral.tcb_signer), ("QE identity", collateral.qe_signer)):
+    for what, name, certificates in (
+        ("TCB info", collateral.tcb_signer, collateral.tcb_chain),
+        ("QE identity", collateral.qe_signer, collateral.qe_chain),
+    ):
         if name != TCB_SIGNER:
             found.append(Reason.of(_R.COLLATERAL_SIGNER_INVALID, f"the {what} was signed by {name[:64]!r}, not by {TCB_SIGNER!r}"))
+        elif not is_below_its_root(certificates):
+            found.append(Reason.of(_R.COLLATERAL_SIGNER_INVALID, f"the {what}'s signer was not appointed by the root itself"))
     for what, crl in (("root CA", collateral.root_crl_facts), ("PCK", collateral.pck_crl_facts)):
         if crl.this_update > at:
             message = f"the {what} CRL was issued after the stated time"
