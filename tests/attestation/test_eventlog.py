@@ -41,7 +41,10 @@ def test_padding_and_events_without_action() -> None:
     mixed = (bytes(3) + b"\xff" * 100, b"\xff" * 3 + bytes(100), bytes(60) + b"\xff" * 60 + bytes(60), b"\0\xff" * 40)
     for padding in (b"", bytes(7), bytes(100), b"\xff" * 100, b"\xff" * 3, b"\xff" * (256 * 1024), *mixed):
         assert eventlog.replay(eventlog.parse(base + padding)) == registers
-    assert eventlog.replay(eventlog.parse(base + event(kind=3, register=77))) == registers
+    for register in (0, 77, 0xFFFFFFFF):
+        assert eventlog.replay(eventlog.parse(base + event(kind=3, register=register) + event(2))) == eventlog.replay(
+            eventlog.parse(base + event(2))
+        )
     assert eventlog.replay(eventlog.parse(base + event())) != registers
 
 
@@ -70,6 +73,7 @@ TWO = ((0xB, 32), (0xC, 48))
         header(algorithms=((0xC, 48),) * 9),
         header()[:-3],
         header() + event()[:-1],
+        header() + event(register=0xFFFFFFFF)[:-1],
         header() + event(digests=((0xC, bytes(48)),) * 9),
         header() + event(digests=((0xB, bytes(32)),)),
         header() + event(digests=((0xC, bytes(48)), (0xC, bytes(48)))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from chrysalis.attestation import eventlog, eventlog_file
+from chrysalis.attestation.eventlog import SHA384
 from chrysalis.cli.main import main
 from e2e.simtd import eventlog as boot
 from e2e.simtd.pki import SimulatedPlatform
@@ -240,3 +243,112 @@ def test_lint_of_what_is_no_policy(capsys: pytest.CaptureFixture[str], tmp_path:
     outcome = run(capsys, "policy", "lint", "-f", path, "-o", "json")
     assert outcome.code == 2
     assert "eventLog" in outcome.err
+
+
+def listed(*, payloads: bool = True) -> list[dict[str, Any]]:
+    """The boot as a runtime's list, and two events of the runtime's own behind it."""
+    events = [
+        {
+            "imr": event.register - 1,
+            "event_type": event.type,
+            "digest": event.digests[SHA384].hex(),
+            "event": "",
+            "event_payload": event.data.hex() if payloads else "",
+        }
+        for event in eventlog.parse(boot.EVENT_LOG)
+    ]
+    for name, payload in (("app-id", b"\1\2"), ("ready", b"")):
+        digest = hashlib.sha384(b"\1\0\0\x08:" + name.encode() + b":" + payload).hexdigest()
+        events.append({"imr": 3, "event_type": 0x08000001, "digest": digest, "event": name, "event_payload": payload.hex()})
+    return events
+
+
+def extended(*digests: str) -> str:
+    value = bytes(48)
+    for digest in digests:
+        value = hashlib.sha384(value + bytes.fromhex(digest)).digest()
+    return value.hex()
+
+
+@pytest.mark.parametrize("payloads", [True, False])
+def test_a_runtimes_list_is_replayed(capsys: pytest.CaptureFixture[str], tmp_path: Path, payloads: bool) -> None:
+    events = listed(payloads=payloads)
+    expected = [*RTMRS[:3], extended(*(event["digest"] for event in events if event["imr"] == 3))]
+    words = [word for index, value in enumerate(expected) for word in ("--rtmr", f"{index}={value}")]
+    for number, document in enumerate((events, {"quote": "0400", "event_log": json.dumps(events)}, [{"a": {"event_log": events}}])):
+        file = tmp_path / str(number)
+        file.write_text(json.dumps(document))
+        outcome = run(capsys, "eventlog", "replay", file, *words, "-o", "json")
+        assert (outcome.code, outcome.json["rtmrs"], outcome.json["matches"]) == (0, expected, [True] * 4)
+        named = [(event["event"], event["proved"]) for event in outcome.json["log"] if "event" in event]
+        assert named == [("app-id", True), ("ready", True)]
+    text = run(capsys, "eventlog", "replay", file, "--events")
+    assert "proved: app-id = 0102" in text.out
+    assert run(capsys, "eventlog", "replay", file, "--rtmr", f"3={'00' * 48}", "-o", "json").code == 1
+
+
+def test_a_runtime_event_whose_digest_is_of_something_else_proves_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    events = listed()
+    events[-2]["event_payload"] = "ff"
+    (tmp_path / "list").write_text(json.dumps(events))
+    outcome = run(capsys, "eventlog", "replay", tmp_path / "list", "-o", "json")
+    assert outcome.code == 0
+    assert [event["proved"] for event in outcome.json["log"][-2:]] == [False, True]
+
+
+def test_a_separator_whose_digest_is_of_an_error_stays_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    events = [{"imr": 0, "event_type": 4, "digest": hashlib.sha384(b"\1\0\0\0").hexdigest(), "event": "", "event_payload": ""}]
+    (tmp_path / "list").write_text(json.dumps(events))
+    outcome = run(capsys, "eventlog", "replay", tmp_path / "list", "-o", "json")
+    assert (outcome.code, [reason["reason"] for reason in outcome.json["reasons"]]) == (1, ["EventLogSeparatorInvalid"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"imr": 4},
+        {"imr": True},
+        {"imr": "0"},
+        {"digest": "00" * 32},
+        {"digest": "zz"},
+        {"digest": None},
+        {"event_payload": "0"},
+        {"event_type": -1},
+        {"event_type": "4"},
+        {"event": 7},
+    ],
+)
+def test_a_damaged_list(capsys: pytest.CaptureFixture[str], tmp_path: Path, change: dict[str, Any]) -> None:
+    events = listed()
+    events[1] |= change
+    (tmp_path / "list").write_text(json.dumps(events))
+    outcome = run(capsys, "eventlog", "replay", tmp_path / "list")
+    assert outcome.code == 2
+    assert "EventLogMalformed: " in outcome.err
+    assert " event 1 of the list" in outcome.err
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [listed(), listed()[1:]],
+        [*listed(), 7],
+        [{"imr": 0, "digest": "00" * 48}] * 5000,
+        {"event_log": []},
+    ],
+)
+def test_no_list_or_two(capsys: pytest.CaptureFixture[str], tmp_path: Path, document: Any) -> None:
+    (tmp_path / "list").write_text(json.dumps(document))
+    outcome = run(capsys, "eventlog", "replay", tmp_path / "list")
+    assert outcome.code == 2
+    assert "EventLogMalformed" in outcome.err
+
+
+def test_a_list_beside_the_firmwares_log_is_not_taken_for_it(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "both").write_text(json.dumps({"list": listed(), "ccel": base64.b64encode(boot.EVENT_LOG).decode()}))
+    assert run(capsys, "eventlog", "replay", tmp_path / "both", "-o", "json").json["rtmrs"] == RTMRS
+
+
+def test_a_policys_log_is_the_firmwares(tmp_path: Path) -> None:
+    with pytest.raises(eventlog_file.NoLogError):
+        eventlog_file.read(json.dumps(listed()).encode())

@@ -56,8 +56,8 @@ def parse(log: bytes) -> list[Event]:
     algorithms, position = _header(log)
     events: list[Event] = []
     while size - position >= 8:
-        if log[position : position + 4] == b"\xff" * 4 or not log[position : position + 8].strip(PADDING):
-            break  # the unused part of the firmware's table
+        if not log[position : position + 8].strip(PADDING):
+            break  # the unused part of the firmware's table; an event without a register may name 0xffffffff as its own
         if len(events) == MAX_EVENTS:
             raise _malformed(f"the event log has more than {MAX_EVENTS} events")
         try:

@@ -1,7 +1,7 @@
 """The boot event log out of a file: binary, also in gzip; hexadecimal or base64 text of it; JSON around one of these.
 
 Judges form only.  A log in JSON (a list of digests, as some runtimes keep for what they extend themselves) is not the
-firmware's log and is not read.
+firmware's log and is not read here; eventlog_list.py reads it, to be replayed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,14 @@ _HEADER_BYTES = 32
 _TEXT_OF_HEADER = 4 * (_HEADER_BYTES + len(SIGNATURE))
 
 
+class NoLogError(AttestationError):
+    """JSON in which there is no log of the firmware's."""
+
+
 def read(data: bytes) -> bytes:
     """The log's bytes; what is in no such form is given as it is, for the parser to say what is wrong.
 
-    Raises AttestationError (EventLogMalformed) for text and JSON in which there is no log, or more than one.
+    Raises AttestationError (EventLogMalformed) for text and JSON in which there is no log (JSON: NoLogError), or more than one.
     """
     if len(data) > MAX_FILE_BYTES:
         raise _malformed(f"the file of the event log has {len(data)} bytes; at most {MAX_FILE_BYTES} are read")
@@ -64,7 +68,8 @@ def _from_json(text: bytes) -> bytes:
     except (ValueError, RecursionError) as error:
         raise _malformed(f"the file begins like JSON but is none: {str(error)[:200]}") from error
     if first is None:
-        raise _malformed("this is a log in JSON, or JSON without a log; only the firmware's own binary log is read")
+        message = "this is a log in JSON, or JSON without a log; only the firmware's own binary log is read"
+        raise NoLogError(AttestationReason.EVENT_LOG_MALFORMED, message)
     return first[1]
 
 

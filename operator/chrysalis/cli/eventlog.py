@@ -9,9 +9,10 @@ from typing import Any
 
 import click
 
-from chrysalis.attestation import event_data, eventlog, eventlog_file
+from chrysalis.attestation import event_data, eventlog, eventlog_file, eventlog_list
 from chrysalis.attestation import quote as quotes
 from chrysalis.attestation.eventlog import RTMRS, SHA384, Event
+from chrysalis.attestation.eventlog_list import Listed
 from chrysalis.attestation.quote_file import MAX_REPORT_BYTES
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.attestation.verdict import Reason
@@ -59,13 +60,14 @@ def command() -> None:
 def replay(file: Path, expected: tuple[tuple[int, str], ...], quote: Path | None, algorithm: str, events_too: bool, output: str) -> int:
     """Replay a raw event log (TCG2 crypto-agile, as /sys/firmware/acpi/tables/data/CCEL holds it) and print its RTMRs.
 
-    Hexadecimal or base64 text of one is read, too, also in JSON; - reads standard input.
+    Hexadecimal or base64 text of one is read, too, also in JSON, and so is the list of events that dstack's guests keep (imr,
+    event_type, digest, event, event_payload); - reads standard input.
 
     A log that replays proves its digests and their order; of an event's datum only what is marked as proved.  Exit code:
     0 all registers are as given (or none was given), 1 one differs or the log's separators are unsound, 2 unreadable input.
     """
     wanted = _wanted(expected, quote)
-    events = eventlog.parse(eventlog_file.read(files.read(file, eventlog_file.MAX_FILE_BYTES)))
+    events, listed = _read(files.read(file, eventlog_file.MAX_FILE_BYTES))
     registers = [value.hex() for value in eventlog.replay(events)]
     reasons = []
     wrong = [f"rtmr{index}" for index, value in sorted(wanted.items()) if registers[index] != value]
@@ -76,13 +78,29 @@ def replay(file: Path, expected: tuple[tuple[int, str], ...], quote: Path | None
     except AttestationError as error:
         reasons.append(Reason.from_error(error))
     document = _document(events, registers, wanted, reasons, algorithm)
+    if listed is not None:
+        for number, name in listed.names.items():
+            shown = document["log"][number]
+            shown |= {"event": name, "payload": events[number].data[:MAX_SHOWN_TEXT].hex()}
+            shown["proved"] = shown["proved"] or number in listed.proved
     if output == "json":
         click.echo(json.dumps(document, indent=2))
     else:
-        printing.lines(_lines(events, registers, wanted, reasons))
+        printing.lines(_lines(events, registers, wanted, reasons, sum(shown["proved"] for shown in document["log"])))
         if events_too:
             printing.lines(["", *map(_event_line, document["log"])])
     return EXIT_NO if reasons else 0
+
+
+def _read(data: bytes) -> tuple[list[Event], Listed | None]:
+    """The events of a file, and what a list of them says besides."""
+    try:
+        return eventlog.parse(eventlog_file.read(data)), None
+    except eventlog_file.NoLogError:
+        listed = eventlog_list.read(data)
+        if listed is None:
+            raise
+        return listed.events, listed
 
 
 def _wanted(expected: Sequence[tuple[int, str]], quote: Path | None) -> dict[int, str]:
@@ -117,7 +135,7 @@ def _event(number: int, event: Event) -> dict[str, Any]:
     proved = event_data.measured(event)
     shown: dict[str, Any] = {
         "number": number,
-        "rtmr": event.register - 1,
+        "rtmr": event.register - 1 if 1 <= event.register <= RTMRS else -1,
         "type": event_data.NAMES.get(event.type, f"{event.type:#010x}"),
         "digest": event.digests.get(SHA384, b"").hex(),
         "dataBytes": len(event.data),
@@ -140,7 +158,7 @@ def _printable(data: bytes) -> str | None:
     return text[:MAX_SHOWN_TEXT] if text and text.isprintable() else None
 
 
-def _lines(events: Sequence[Event], registers: Sequence[str], wanted: dict[int, str], reasons: Sequence[Reason]) -> list[str]:
+def _lines(events: Sequence[Event], registers: Sequence[str], wanted: dict[int, str], reasons: Sequence[Reason], proved: int) -> list[str]:
     if reasons:
         word, tone, said = "Refused", "red", "see the reasons"
     else:
@@ -153,7 +171,6 @@ def _lines(events: Sequence[Event], registers: Sequence[str], wanted: dict[int, 
             lines.append(f"    detail: {reason.detail}")
     if reasons:
         lines.append("")
-    proved = sum(event_data.measured(event) is not None for event in events)
     lines.append(f"  {len(events)} events; the data of {proved} are proved by their digests")
     for index, value in enumerate(registers):
         count = sum(event.register == index + 1 and event.type != eventlog.EV_NO_ACTION for event in events)
@@ -170,7 +187,9 @@ def _event_line(event: dict[str, Any]) -> str:
         datum = f"{proof}: {variable['name']} {variable['guid']} = {_shortened(variable['value'])}"
     else:
         proof = "proved" if event["proved"] else "not proved"
-        datum = f"{proof}: {_shortened(event['text'])}" if "text" in event else proof
+        said = event.get("text", event.get("payload", ""))
+        said = f"{event['event']} = {said}" if "event" in event else said
+        datum = f"{proof}: {_shortened(said)}" if said else proof
     return f"  {event['number']:>4}  {_register(event)}  {event['type']:<33}  {event['digest']}  {datum}"
 
 
