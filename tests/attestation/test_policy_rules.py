@@ -178,6 +178,31 @@ def test_grace_lets_an_old_level_pass_for_a_stated_time(
     assert reasons(judge(collateral=bent, document=changed(policy_document, "tdx.tcb.graceSeconds", until_now))) == ["TcbOutOfDate"]
 
 
+LISTS = {
+    "isolation": "IsolationNotAllowed",
+    "brokerPlacement": "PlacementNotAllowed",
+    "tdx.tcb.allowedStatuses": "TcbOutOfDate",
+    "tdx.tcb.advisories.allow": "AdvisoryNotAllowed",
+    "tdx.measurements": "MeasurementNotAllowed",
+    "tdx.fmspcs": "FmspcNotAllowed",
+    "tdx.ppids": "PpidNotAllowed",
+    "eventLog.rules": "EventNotAllowed",
+}
+
+
+@pytest.mark.parametrize("placement", [None, Placement.EXTERNAL])
+@pytest.mark.parametrize("path", LISTS)
+def test_an_empty_list_denies_whatever_else_widens_the_policy(
+    judge: Appraise, reasons: Reasons, platform: SimulatedPlatform, policy_document: dict[str, Any], path: str, placement: Placement | None
+) -> None:
+    """Also for an outdated platform within its grace, and where no broker judges."""
+    shape = CollateralShape(status="OutOfDate", advisories=["INTEL-SA-00001"], tcb_date="2026-10-31T00:00:00Z")
+    bent = Collateral.from_json(platform.collateral(AT, shape))
+    wide = changed(policy_document, "tdx.tcb.graceSeconds", 365 * 86400)
+    assert judge(collateral=bent, document=wide, placement=placement).accepted
+    assert reasons(judge(collateral=bent, document=changed(wide, path, []), placement=placement)) == [LISTS[path]]
+
+
 def test_grace_is_for_out_of_date_only(
     judge: Appraise, reasons: Reasons, platform: SimulatedPlatform, policy_document: dict[str, Any]
 ) -> None:
@@ -250,7 +275,8 @@ def test_a_domain_that_differs(
         (["External", "InTD"], Placement.IN_TD, True),
         (["Development"], Placement.DEVELOPMENT, True),
         ([], Placement.EXTERNAL, False),
-        ([], None, True),
+        ([], None, False),  # an empty list denies, whoever judges
+        (["InTD"], None, True),
     ],
 )
 def test_placement(

@@ -66,7 +66,10 @@ class Advisories(Model):
 
 
 class Tcb(Model):
-    """Rules for the platform's TCB level."""
+    """Rules for the platform's TCB level.
+
+    graceSeconds: for so long after its TCB date, OutOfDate passes, too; not under an empty allowedStatuses, which denies.
+    """
 
     allowed_statuses: Annotated[list[TcbStatus], Field(max_length=16)]
     advisories: Advisories = Advisories()

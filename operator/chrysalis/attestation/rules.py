@@ -46,12 +46,13 @@ class Finding:
 def tcb(rule: Tcb, claims: Claims, at: datetime) -> Finding:
     """The TCB status, with its grace period.
 
-    Grace is Intel's: a level that is OutOfDate passes while its TCB date is at most graceSeconds ago.
+    Grace is Intel's: a level that is OutOfDate passes while its TCB date is at most graceSeconds ago.  It widens a list; one that
+    is empty denies all the same.
     """
     if claims.tcb_status in set(rule.allowed_statuses):
         return Finding()
     reason = STATUS_REASONS.get(claims.tcb_status, _R.TCB_STATUS_NOT_ALLOWED)
-    if claims.tcb_status == "OutOfDate" and rule.grace_seconds:
+    if claims.tcb_status == "OutOfDate" and rule.grace_seconds and rule.allowed_statuses:
         end = claims.tcb_date + timedelta(seconds=rule.grace_seconds)
         if at < end:
             return Finding(expiry=Expiry(end, "tcb.graceSeconds"))
@@ -233,11 +234,12 @@ def isolation(allowed: Sequence[Isolation], config: Configuration | None) -> lis
 
 
 def placement(allowed: Sequence[Placement], actual: Placement | None) -> list[Reason]:
-    """Where the judging broker runs; None where no broker judges."""
-    if actual is None or actual in allowed:
+    """Where the judging broker runs; None where no broker judges: only an empty list, which denies everything, refuses then."""
+    if allowed and (actual is None or actual in allowed):
         return []
     listed = ", ".join(allowed) or "none"
-    return [Reason.of(_R.PLACEMENT_NOT_ALLOWED, f"the broker's placement is {actual}; the policy lists {listed}")]
+    judged = "no broker judges here" if actual is None else f"the broker's placement is {actual}"
+    return [Reason.of(_R.PLACEMENT_NOT_ALLOWED, f"{judged}; the policy lists {listed}")]
 
 
 def event_log(rule: EventLogRules | None, log: bytes | None, quote: Quote) -> list[Reason]:
