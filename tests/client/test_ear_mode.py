@@ -344,12 +344,14 @@ def test_a_configuration_that_the_attested_key_did_not_sign(worker: Worker) -> N
     assert refused.value.reason == "CertificateMismatch"
 
 
+@pytest.mark.parametrize("zone", ["Z", "", "+00:00"])
 @pytest.mark.parametrize(
     ("seconds", "limited_by"), [(0, ""), (1, "measurement.expires"), (100, "measurement.expires"), (3600, "freshness.maxResultAgeSeconds")]
 )
-def test_reference_values_end_a_result_too(worker: Worker, seconds: int, limited_by: str) -> None:
+def test_reference_values_end_a_result_too(worker: Worker, seconds: int, limited_by: str, zone: str) -> None:
+    """A time without an offset, as people write it in YAML, is UTC here as in an appraisal."""
     at = worker.now.replace(microsecond=0)
-    ends = rfc3339(at + timedelta(seconds=seconds))
+    ends = rfc3339(at + timedelta(seconds=seconds)).removesuffix("Z") + zone
     policy = spec(worker, lambda p: p["tdx"]["measurements"][0].update(expires=ends))
     if not limited_by:
         with pytest.raises(ClientError, match="MeasurementExpired"):
@@ -376,6 +378,8 @@ def test_a_broker_warns_of_node_domains(platform: Any, tmp_path: Any) -> None:
 def test_grace_is_the_brokers_to_count(worker: Worker) -> None:
     late = claims(result={"tcb_status": "OutOfDate"})
     assert judged(worker, late, policy=worker.policy(graceSeconds=60)).tcb_status == "OutOfDate"
+    with pytest.raises(ClientError, match="TcbOutOfDate"):  # an empty list denies all the same
+        judged(worker, late, policy=worker.policy(graceSeconds=60, allowedStatuses=[]))
     with pytest.raises(ClientError, match="TcbOutOfDate"):
         judged(worker, late, policy=worker.policy())
     with pytest.raises(ClientError, match="TcbConfigurationNeeded"):

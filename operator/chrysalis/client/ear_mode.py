@@ -30,7 +30,7 @@ from chrysalis.attestation.freshness import FreshnessMode
 from chrysalis.attestation.gpu.reasons import REMEDIES as GPU_REMEDIES
 from chrysalis.attestation.gpu.reasons import GpuReason
 from chrysalis.attestation.reasons import AttestationReason
-from chrysalis.attestation.rules import STATUS_REASONS
+from chrysalis.attestation.rules import STATUS_REASONS, aware
 from chrysalis.attestation.verdict import Reason
 from chrysalis.client import ties
 from chrysalis.client.reasons import ClientError, ClientReason, ear_refused
@@ -191,7 +191,8 @@ def _refusals(token: Ear, policy: AttestationPolicySpec, pin: PolicyPin, at: dat
     if said.isolation not in policy.isolation:
         yield _named(AttestationReason.ISOLATION_NOT_ALLOWED, f"the worker runs in profile {said.isolation}; the policy does not list it")
     tcb = policy.tdx.tcb
-    in_grace = said.tcb_status == TcbStatus.OUT_OF_DATE and tcb.grace_seconds > 0  # its date only the broker knows
+    graced = tcb.grace_seconds > 0 and bool(tcb.allowed_statuses)  # the date only the broker knows
+    in_grace = graced and said.tcb_status == TcbStatus.OUT_OF_DATE
     if said.tcb_status not in set(tcb.allowed_statuses) and not in_grace:
         reason = STATUS_REASONS.get(said.tcb_status, AttestationReason.TCB_STATUS_NOT_ALLOWED)
         yield _named(reason, f"the platform's TCB status is {said.tcb_status[:64]}; the policy does not allow it")
@@ -199,7 +200,7 @@ def _refusals(token: Ear, policy: AttestationPolicySpec, pin: PolicyPin, at: dat
     if not matched:
         message = f"the broker allowed the worker as {said.measurement[:64]!r}; the policy has no such reference values"
         yield _named(AttestationReason.MEASUREMENT_NOT_ALLOWED, message)
-    elif all(measurement.expires is not None and measurement.expires <= at for measurement in matched):
+    elif all(measurement.expires is not None and aware(measurement.expires) <= at for measurement in matched):
         yield _named(AttestationReason.MEASUREMENT_EXPIRED, f"the policy's reference values {said.measurement[:64]!r} have expired")
     if policy.gpu is not None:
         yield from _gpu_refusals(said, policy.gpu)
@@ -239,7 +240,7 @@ def _end(token: Ear, policy: AttestationPolicySpec, max_age_seconds: int | None)
     if max_age_seconds is not None:
         ends.append((issued + timedelta(seconds=max_age_seconds), "maxEarAge"))
     expiries = [measurement.expires for measurement in policy.tdx.measurements if measurement.name == token.result.measurement]
-    known = [expires for expires in expiries if expires is not None]
+    known = [aware(expires) for expires in expiries if expires is not None]
     if known and len(known) == len(expiries):
         ends.append((max(known), "measurement.expires"))
     return min(ends, key=lambda end: end[0])
