@@ -167,11 +167,59 @@ def test_a_forged_result_gets_no_key_after_the_recall(world: World, reasons: Rea
     assert world.release("acme", victim).status_code == 200, "what a stolen key is worth before anybody knows"
     forged = forge(world, thief, victim)
     world.deps.ear_keys.recall([kid_of(forged)], reason="stolen")
-    with world.deps.store.database.writing() as db:  # the thief still writes to the database, and revives the row
-        db.execute(text("UPDATE results SET revoked_at = NULL, revoked_reason = NULL"))
+    revive(world)
     assert reasons(world.release("acme", victim)) == ["KeyRecalled"]
     fresh = world.attest(domain).json()["resultId"]
     assert world.release("acme", fresh).status_code == 200  # the twin
+
+
+def revive(world: World) -> None:
+    """The thief still writes to the database."""
+    with world.deps.store.database.writing() as db:
+        db.execute(text("UPDATE results SET revoked_at = NULL, revoked_reason = NULL"))
+
+
+def forged_at_two_replicas(world: World) -> tuple[EarKeys, str, str]:
+    """Another replica, a forged result, and the key that signed it; this replica has read the list a moment ago."""
+    victim = world.attest(world.domain(world.acme)).json()["resultId"]
+    thief = world.domain(world.acme)
+    thief.hpke = X25519PrivateKey.generate()
+    kid = kid_of(forge(world, thief, victim))
+    assert world.release("acme", victim).status_code == 200
+    assert world.deps.ear_keys.recalled() == frozenset()
+    return replica(world), victim, kid
+
+
+def test_a_recall_at_another_replica_holds_at_the_next_release(world: World, reasons: Reasons) -> None:
+    elsewhere, victim, kid = forged_at_two_replicas(world)
+    elsewhere.recall([kid], reason="stolen")
+    revive(world)
+    assert reasons(world.release("acme", victim)) == ["KeyRecalled"]
+    fresh = world.attest(world.domain(world.acme)).json()["resultId"]
+    assert world.release("acme", fresh).status_code == 200  # the twin
+
+
+def test_a_recall_between_a_releases_check_and_its_record(world: World, reasons: Reasons, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere, victim, kid = forged_at_two_replicas(world)
+    record, late = world.deps.store.record_release, []
+
+    def recalled_first(*members: Any) -> bool:
+        late.append(members)
+        elsewhere.recall([kid], reason="stolen")
+        revive(world)
+        return bool(record(*members))
+
+    monkeypatch.setattr(world.deps.store, "record_release", recalled_first)
+    assert reasons(world.release("acme", victim)) == ["KeyRecalled"]
+    assert len(late) == 1
+
+
+def test_a_recall_at_another_replica_is_published_at_once(world: World) -> None:
+    result = world.attest(world.domain(world.acme)).json()
+    assert listed(world).keys == []
+    replica(world).recall([kid_of(result["ear"])], reason="stolen")
+    bundle = BundleFile.read(world.reading(f"/v1/bundles/{result['resultId']}").content).bundle
+    assert open_list(bundle.recalls, world.deps.keys.ear_public).kids == listed(world).kids == {kid_of(result["ear"])}
 
 
 def test_a_bundle_carries_the_list_and_is_judged_by_it(world: World) -> None:

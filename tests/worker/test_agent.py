@@ -22,7 +22,7 @@ from chrysalis.receipts.objects import Receipt
 from chrysalis.sealing.package import seal
 from chrysalis.wire.attested import open_connection
 from chrysalis.wire.broker import NamedReason, Problem
-from chrysalis.wire.reasons import Refused
+from chrysalis.wire.reasons import Refused, WireError, WireReason
 from chrysalis_worker.agent import Agent, Listen, Timing
 from chrysalis_worker.evidence import Gpus, NoGpus
 from chrysalis_worker.reasons import WorkerError, WorkerReason
@@ -387,6 +387,41 @@ def test_the_key_is_asked_for_again_until_the_broker_knows(go: Any) -> None:
         assert running.world.broker.released[-1] == running.agent.state.session.result.result_id
 
     go(scenario)
+
+
+def test_a_renewal_notices_that_the_broker_was_set_back(go: Any) -> None:
+    """It came before the next question whether the result still counts."""
+
+    def unnoticed(world: Any) -> None:
+        world.broker.life = 2
+        standing = world.broker.standing
+
+        async def only_about_earlier_ones(result_id: str) -> Any:
+            if len(world.broker.attested) < 2:
+                raise WireError(WireReason.SERVICE_UNREACHABLE, "no answer", "wait")
+            return await standing(result_id)
+
+        world.broker.standing = only_about_earlier_ones
+
+    async def scenario(running: Running) -> None:
+        old = await told_ended(running, "ResultUnknown")
+        await running.until(lambda: running.agent.state.session is not old)
+        assert running.agent.metrics.results_ended._value.get() == 0
+        await running.until(lambda: running.world.broker.released[-1] == running.agent.state.session.result.result_id)
+
+    go(scenario, prepare=unnoticed)
+
+
+def test_a_renewal_that_follows_on_asks_for_no_key(go: Any) -> None:
+    async def scenario(running: Running) -> None:
+        await running.ready()
+        first = running.agent.state.session
+        await running.until(lambda: running.agent.state.session is not first)
+        second = running.agent.state.session
+        await running.until(lambda: running.agent.state.session is not second)
+        assert len(running.world.broker.released) == 1
+
+    go(scenario, prepare=lambda w: setattr(w.broker, "life", 2))
 
 
 def test_a_sick_model_is_restarted(go: Any, body_of: Any) -> None:

@@ -267,7 +267,7 @@ class Agent:
 
     async def _renewed(self, attester: Attester) -> None:
         """A new result.  Where the old one has ended already and the broker refuses another, the old one ends here, too."""
-        ended = self._result_ended.is_set()
+        ended, before = self._result_ended.is_set(), self.state.session
         try:
             await self._attest(attester)
         except Refused as error:
@@ -276,8 +276,16 @@ class Agent:
                 self._gate.accept(self.clock.monotonic())
             raise
         self._result_ended.clear()
-        if ended and Phase.KEY_RELEASED in self.state.phases:
+        if before is not None and Phase.KEY_RELEASED in self.state.phases and (ended or not await self._known(attester, before)):
             self._key_known = False
+
+    @staticmethod
+    async def _known(attester: Attester, before: Session) -> bool:
+        """Whether the broker still knows the result before this one: a renewal may be the first question after it was set back."""
+        try:
+            return (await attester.broker.standing(before.result.result_id)).living
+        except ChrysalisError:
+            return False
 
     async def _show_key(self, attester: Attester) -> None:
         """Ask for the model key once more, and throw it away.

@@ -65,5 +65,5 @@ class Bundles:
             broker=BundleBroker(
                 placement=view.placement, spki_sha256=self._keys.tls_spki_sha256.hex(), ear_key=self._keys.ear_public.hex()
             ),
-            recalls=self._ear_keys.recalls(),
+            recalls=self._ear_keys.recalls(self._store.inputs().shared),
         )

@@ -133,16 +133,20 @@ class EarKeys:
             now = unix(self._clock.now())
             return form.key_set(self._anchor_public, [row.certificate for row in self._rows if now < row.verifies_until])
 
-    def recalls(self) -> str:
-        """The list of recalled keys, signed now by the anchor (chrysalis.wire.recalls)."""
-        self._refresh()
+    def recalls(self, shared: int = -1) -> str:
+        """The list of recalled keys, signed now by the anchor (chrysalis.wire.recalls); shared: as for `recalled`."""
+        self._refresh(shared)
         with self._lock:
             found = list(self._recalled)
         return RecallList(iat=unix(self._clock.now()), keys=found).sign(self._anchor)
 
-    def recalled(self) -> frozenset[str]:
-        """Thumbprints of the recalled keys."""
-        self._refresh()
+    def recalled(self, shared: int = -1) -> frozenset[str]:
+        """Thumbprints of the recalled keys.
+
+        shared: `Counter.SHARED` as the caller has just read it.  Each recall changes it, so one that any replica has made by then is
+        known here; without it the list may be REFRESH_SECONDS old.
+        """
+        self._refresh(shared)
         with self._lock:
             return frozenset(key.kid for key in self._recalled)
 

@@ -16,7 +16,7 @@ from chrysalis.broker.records import OwnersRecords, key_context
 from chrysalis.broker.rooms import Inputs
 from chrysalis.broker.signed_results import SignedResults
 from chrysalis.broker.state_keys import StateKeys
-from chrysalis.broker.store import Revocation, Store, StoredKey, StoredResult
+from chrysalis.broker.store import Checked, Revocation, Store, StoredKey, StoredResult
 from chrysalis.clock import Clock, from_unix, unix
 from chrysalis.errors import ChrysalisError
 from chrysalis.sealing import hpke
@@ -45,9 +45,9 @@ class Results:
         signed: SignedResults,
         clock: Clock,
         metrics: Metrics,
-        recalled: Callable[[], Collection[str]] = frozenset,
+        recalled: Callable[[int], Collection[str]],
     ) -> None:
-        """recalled: thumbprints of the signing keys that are recalled by now."""
+        """recalled: thumbprints of the signing keys that are recalled, as of a number of `Inputs.shared` (EarKeys.recalled)."""
         self._store = store
         self._judge = judge
         self._records = records
@@ -61,7 +61,8 @@ class Results:
     def release(self, key_id: str, request: ReleaseRequest) -> WrappedKey:
         """The model key for the domain that a result attests.
 
-        1. Key record and result exist.  2. The result was accepted, for this very key, and is neither expired nor revoked.
+        1. Key record and result exist.  2. The result was accepted, for this very key, and is neither expired nor revoked, nor signed
+        by a key that any replica has recalled by now.
         3. The policy is still the one that it was judged by, and recent enough for the record.  4. The key is the one that was
         there at the attestation; model, isolation and evidence class are those that the record allows.  Where collateral or
         reference values have changed and nobody has come to this result yet, its evidence is judged again.  5. The release is in
@@ -125,9 +126,9 @@ class Results:
             "hpke": token.keys.hpke,
             "podUID": result.pod_uid,
         }
-        versions = (stored.version, token.result.policy_version)
+        checked = Checked((stored.version, token.result.policy_version), inputs.shared, judged)
         policy_name = token.result.policy_name
-        if not self._store.record_release(result.result_id, key_id, versions, stored.owner, policy_name, now, document, judged):  # 5
+        if not self._store.record_release(result.result_id, key_id, checked, stored.owner, policy_name, now, document):  # 5
             return None
         self._metrics.releases.labels("released", "").inc()
         log.info("key released", extra={"event": "KeyReleased", "result": result.result_id})
@@ -233,7 +234,7 @@ class Results:
             raise BrokerError(BrokerReason.RESULT_EXPIRED, "the result has expired", ATTEST_AGAIN)
         if result.revoked_at is not None:
             raise _revoked(f"{result.revoked_reason}: {result.revoked_message}")
-        token = self._signed.open(_view(result).ear, self._keys.ear_public, self._clock.now(), self._recalled())
+        token = self._signed.open(_view(result).ear, self._keys.ear_public, self._clock.now(), self._recalled(inputs.shared))
         if (token.jti, token.result.key_id, token.result.policy_owner) != (result.result_id, stored.key_id, stored.owner):
             # The columns beside the token chose the row; who may write to the database chooses them.
             raise BrokerError(BrokerReason.RESULT_FOR_ANOTHER_KEY, "the result's token is of another result or key", ATTEST_AGAIN)

@@ -56,6 +56,7 @@ _RELEASABLE = Prepared(
         results.c.released_at,
         results.c.revoked_at,
         *VERSIONS,
+        INPUTS[0],
         select(func.count()).select_from(reappraisals).scalar_subquery(),
         select(releases.c.times)
         .where(*(releases.c[name] == bindparam(name) for name in ("result_id", "key_id", "key_version", "outcome")))
@@ -150,6 +151,19 @@ class Basis:
     gpus: tuple[str, ...] = ()
     """Device ids of the GPUs, and whose they are."""
     holder: Holder | None = None
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a release was checked against; it is written down only while all of it is current.
+
+    versions: of the key record and of the owner's policy.  shared: `Inputs.shared`, which a recall of a signing key changes, too.
+    judged: the requests to judge the evidence again that the release has satisfied by itself.
+    """
+
+    versions: tuple[int, int]
+    shared: int
+    judged: Collection[int] = ()
 
 
 class Kept(StrEnum):
@@ -365,29 +379,28 @@ class ResultsRoom(Room):
         self,
         result_id: str,
         key_id: str,
-        versions: tuple[int, int],
+        checked: Checked,
         owner: str,
         policy_name: str,
         now: int,
         document: dict[str, Any],
-        judged: Collection[int] = (),
     ) -> bool:
         """Mark a result as having got its key, before the key leaves; the audit log gets a record the first time.
 
-        versions: of the key record and of the owner's policy that the release was checked against.  judged: the requests to judge
-        the evidence again that the release has satisfied by itself.  False, and nothing is written, when the versions are not
-        the newest any more, there is another such request or the result was revoked: then it is to be checked again.
+        False, and nothing is written, when what it was checked against is not the newest any more, there is another request to judge
+        the evidence again or the result was revoked: then it is to be checked again.
         The same result that asks for the same version of the key again is counted, not written down again: it can ask
         without end, and can only ever learn the same key.
         """
 
         def write(db: Connection) -> bool:
-            answer = {"result_id": result_id, "key_id": key_id, "key_version": versions[0], "outcome": RELEASED}
+            key_version = checked.versions[0]
+            answer = {"result_id": result_id, "key_id": key_id, "key_version": key_version, "outcome": RELEASED}
             row = _RELEASABLE.row(db, answer | {"owner": owner, "name": policy_name})
-            if row is None or row[1] is not None or row[2:4] != versions:
+            if row is None or row[1] is not None or row[2:5] != (*checked.versions, checked.shared):
                 return False
-            sweeps, times, changes, *newest = row[4:]
-            if sweeps and not reappraisal_store.awaited(db, result_id).keys() <= set(judged):
+            sweeps, times, changes, *newest = row[5:]
+            if sweeps and not reappraisal_store.awaited(db, result_id).keys() <= set(checked.judged):
                 return False
             mark = {"now": now, "changed": changes + 1}
             if row[0] is None and times is None:
@@ -396,7 +409,7 @@ class ResultsRoom(Room):
                 return True
             if row[0] is None:
                 _MARK_RELEASED.run(db, answer | mark)
-            if _count_release(db, result_id, key_id, versions[0], RELEASED, now):
+            if _count_release(db, result_id, key_id, key_version, RELEASED, now):
                 audit_store.append(db, now, AuditEvent.KEY_RELEASED, document)
             return True
 

@@ -13,11 +13,12 @@ from chrysalis.broker.ocsp_store import OcspRoom
 from chrysalis.broker.reappraisal_store import Cause, ReappraisalRoom, Sweep
 from chrysalis.broker.records_store import RecordsRoom, StoredKey, StoredPolicy
 from chrysalis.broker.reference_store import ReferenceRoom
-from chrysalis.broker.results_store import Basis, Kept, ResultsRoom, Revocation, StoredResult
+from chrysalis.broker.results_store import Basis, Checked, Kept, ResultsRoom, Revocation, StoredResult
 
 __all__ = [
     "Basis",
     "Cause",
+    "Checked",
     "Kept",
     "NewEvidence",
     "Revocation",

@@ -59,7 +59,10 @@ def register(app: FastAPI, deps: Deps) -> None:
 
     @app.get("/.well-known/ear-recalls")
     async def recalls() -> Response:
-        return answer(Recalls(recalls=await run_in_threadpool(deps.ear_keys.recalls)))
+        def newest() -> str:
+            return deps.ear_keys.recalls(deps.store.inputs().shared)
+
+        return answer(Recalls(recalls=await run_in_threadpool(newest)))
 
     @app.get("/readyz")
     async def readyz() -> dict[str, str]:
