@@ -28,13 +28,15 @@ from chrysalis.clock import SystemClock
 from chrysalis.wire import dsse, owner_token
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, PAYLOAD_POLICY, ClaimedIdentity, Evidence, KeyRecord, Keys
 from chrysalis.wire.broker_client import BrokerClient
+from e2e.mortal import mortal
+from e2e.ports import free_port
 from e2e.simtd.pki import SimulatedPlatform
 
 MODEL_DIGEST = "sha256:" + "1" * 64
 IMAGE_DIGEST = "sha256:" + "2" * 64
 KEY_ID = "model"
 POLICY_NAME = "workers"
-START_SECONDS = 30
+START_SECONDS = 120
 REGISTERS = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrseam", "mrowner", "mrownerconfig")
 NO_LIMITS = {
     "connections": 4096,
@@ -191,7 +193,7 @@ class Fleet:
         )
 
     def _start(self) -> Replica:
-        port, health, metrics = (_free_port() for _ in range(3))
+        port, health, metrics = (free_port() for _ in range(3))
         configuration = {
             "stateDir": str(self.folder / "state"),
             "placement": "Development",
@@ -206,7 +208,7 @@ class Fleet:
         file = self.folder / f"broker-{port}.yaml"
         file.write_text(yaml.safe_dump(configuration | database | self.more))
         with (self.folder / f"log-{port}").open("wb") as log:
-            command = [sys.executable, "-m", "chrysalis.broker.main", "--config", str(file), "--log-level", "warning"]
+            command = mortal(sys.executable, "-m", "chrysalis.broker.main", "--config", file, "--log-level", "warning")
             replica = Replica(port, subprocess.Popen(command, stdout=log, stderr=log))
         self.replicas.append(replica)
         return replica
@@ -249,10 +251,3 @@ class Fleet:
         }
         containers = [{"name": "gateway", "image": f"chrysalis.local/worker@{IMAGE_DIGEST}", "args": ["agent"]}]
         return Initdata.model_validate({"containers": containers, "identity": identity}).to_toml()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -11,7 +11,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 KEY_DIGITS = 16
@@ -105,5 +105,6 @@ def _forget_old(name: str, newest: Path) -> None:
     """Remove entries of the same name that nobody has used for a long time."""
     limit = newest.stat().st_mtime - KEPT_UNUSED_SECONDS
     for other in root().glob(f"{name}-{'[0-9a-f]' * KEY_DIGITS}"):
-        if other.stat().st_mtime < limit:
-            shutil.rmtree(other, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another run forgets it, too
+            if other.stat().st_mtime < limit:
+                shutil.rmtree(other, ignore_errors=True)

@@ -1,6 +1,7 @@
 """A stranger who wishes a broker ill, for tests on the loopback: `python -m e2e.flood`.
 
-It floods one broker from one source address for some seconds, in one of these ways, and prints how often it was answered what:
+It floods one broker from one source address, for some seconds or until SIGTERM, in one of these ways, and prints how often it was
+answered what:
 
 - quotes: evidence over valid nonces, genuinely signed but for another nonce, so that each costs a whole verification;
 - slow: messages of which a byte comes now and then;
@@ -14,6 +15,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import signal
 import ssl
 import sys
 import time
@@ -39,9 +41,12 @@ class Flood:
         self.answers: Counter[str] = Counter()
 
     async def run(self, kind: str, connections: int) -> None:
-        """Until the time is over."""
+        """Until the time is over, or SIGTERM."""
         way = {"quotes": self._quotes, "slow": self._slow, "large": self._large, "connections": self._connections}[kind]
-        await asyncio.gather(*(self._again(way) for _ in range(connections)))
+        flood = asyncio.gather(*(self._again(way) for _ in range(connections)))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, flood.cancel)
+        with contextlib.suppress(asyncio.CancelledError):
+            await flood
 
     async def _again(self, way: Callable[[], Awaitable[None]]) -> None:
         while time.monotonic() < self._until:

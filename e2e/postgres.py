@@ -10,7 +10,6 @@ import os
 import pwd
 import secrets
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,9 +20,12 @@ import psycopg
 from psycopg import sql
 from sqlalchemy.engine import make_url
 
+from e2e.mortal import mortal
+from e2e.ports import free_port
+
 USER = "chrysalis"
 UNPRIVILEGED = ("postgres", "nobody")
-START_SECONDS = 30
+START_SECONDS = 120
 DEFAULT_PORT = 5432
 """Without an address it only names the socket's file."""
 
@@ -42,7 +44,7 @@ class Postgres:
             raise RuntimeError("PostgreSQL is not installed; run .ci/setup as root")
         self._bin = binaries[-1].parent
         self.folder = Path(tempfile.mkdtemp(prefix="chrysalis-pg-"))  # short: a socket's path has at most 107 characters
-        self.address, self.port = address, _free_port(address) if address else DEFAULT_PORT
+        self.address, self.port = address, free_port(address) if address else DEFAULT_PORT
         self.password = secrets.token_hex(16)
         self._numbers = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -64,7 +66,8 @@ class Postgres:
                 settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
             with (self.folder / "log").open("wb") as log:
                 self._process = subprocess.Popen(
-                    [self._bin / "postgres", "-D", "data", *(f"--{name}={value}" for name, value in settings.items())],
+                    # SIGQUIT: at once, its own children included
+                    mortal(self._bin / "postgres", "-D", "data", *(f"--{n}={value}" for n, value in settings.items()), signal="QUIT"),
                     cwd=self.folder,
                     stdout=log,
                     stderr=log,
@@ -141,10 +144,3 @@ def _exists(name: str) -> bool:
     except KeyError:
         return False
     return True
-
-
-def _free_port(address: str) -> int:
-    with socket.socket() as found:
-        found.bind((address, 0))
-        port: int = found.getsockname()[1]
-        return port

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from chrysalis.clock import ManualClock
 from e2e.postgres import Postgres
@@ -17,8 +17,8 @@ from e2e.postgres import Postgres
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
-# A busy machine is no bug: time is bounded where a test is about time.
-settings.register_profile("chrysalis", deadline=None)
+# A busy machine is no bug: time is bounded where a test is about time.  With a SEED, the examples are the same each time.
+settings.register_profile("chrysalis", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize="SEED" in os.environ)
 settings.load_profile("chrysalis")
 
 

@@ -18,14 +18,13 @@ from e2e import cache
 from e2e.cluster import cgroups, controlplane, image_store, manifests, network, node, pki, processes, record, teardown
 from e2e.cluster.build import KUBERNETES_VERSION, programs
 from e2e.cluster.commands import run
-from e2e.cluster.layout import DEFAULT_INSTANCE, NODE_NAMES, Layout, Node, instance_folder
+from e2e.cluster.layout import DEFAULT_INSTANCE, INSTANCE_VARIABLE, NODE_NAMES, Layout, Node, instance_folder
 from e2e.cluster.processes import Process
 from e2e.cluster.reasons import ClusterError, Reason
 from e2e.images import Image
 from e2e.images import build as build_image
 
-INSTANCE_VARIABLE = "CHRYSALIS_INSTANCE"
-READY_WITHIN_SECONDS = 60
+READY_WITHIN_SECONDS = 180
 _POLL_SECONDS = 0.1
 
 
@@ -129,6 +128,20 @@ class Cluster:
         _need_root()
         with cache.locked(f"cluster-{self.instance}"):
             self._clear()
+
+    def own(self) -> None:
+        """Note that this process ends the running instance: when it is killed before it has, the instance is `abandoned`."""
+        with cache.locked(f"cluster-{self.instance}"):
+            known = record.read(self.instance)
+            if known is not None:
+                known.owner = processes.this("owner")
+                known.save()
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the instance is what a killed process has left behind, in whatever state it was."""
+        known = record.read(self.instance)
+        return known is not None and known.owner is not None and not known.owner.alive()
 
     def _clear(self) -> None:
         known = record.read(self.instance)
@@ -330,7 +343,7 @@ class _Start:
 
     def _api_ready(self) -> bool:
         try:
-            return self._cluster.kubectl("get", "--raw", "/readyz", timeout=10).strip() == "ok"
+            return self._cluster.kubectl("get", "--raw", "/readyz", timeout=30).strip() == "ok"
         except ClusterError:
             return False
 

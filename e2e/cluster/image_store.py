@@ -17,7 +17,7 @@ from e2e.images.oci import config_digest, read_digest
 
 _KUBERNETES = "k8s.io"
 """The containerd namespace in which kubelet's containers live."""
-_SEEN_WITHIN_SECONDS = 15
+_SEEN_WITHIN_SECONDS = 60
 
 
 def load(node: Node, layout_folder: Path, repository: str, clock: Clock) -> str:

@@ -6,6 +6,7 @@ the instance's, and because each gets a slot of the address plan of its own.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -15,6 +16,7 @@ from e2e import cache
 from e2e.cluster.reasons import ClusterError, Reason
 
 DEFAULT_INSTANCE = "demo"
+INSTANCE_VARIABLE = "CHRYSALIS_INSTANCE"
 NODE_NAMES = ("n1", "n2")
 CONTROL_NODE = "n1"
 SLOTS = 32
@@ -155,6 +157,15 @@ class Layout:
     def cni_network(self) -> str:
         """The CNI network's name starts with this; libcni keeps its results under it in a place of its own choice."""
         return f"chrysalis-{self.instance}"
+
+
+def instance_for(purpose: str) -> str:
+    """The name of the instance that tests of one purpose (a word of at most seven letters) have to themselves.
+
+    Where CHRYSALIS_INSTANCE is set, its name and the purpose's first letter: runs under two names do not meet.
+    """
+    chosen = os.environ.get(INSTANCE_VARIABLE)
+    return f"{chosen}{purpose[0]}" if chosen else purpose
 
 
 def instance_folder(instance: str) -> Path:

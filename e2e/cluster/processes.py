@@ -5,6 +5,7 @@ A process id alone can be reused; with the start time that the kernel keeps it n
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -33,6 +34,14 @@ class Process:
     def alive(self) -> bool:
         """Whether this very process runs; a zombie does not."""
         return _started(self.pid) == self.started
+
+
+def this(name: str) -> Process:
+    """The process that asks."""
+    started = _started(os.getpid())
+    if started is None:
+        raise AssertionError("who asks is alive")
+    return Process(name, os.getpid(), started)
 
 
 def _started(pid: int) -> int | None:

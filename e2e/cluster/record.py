@@ -22,6 +22,8 @@ class Record:
     nodes: tuple[str, ...]
     processes: list[Process] = field(default_factory=list)
     complete: bool = False
+    owner: Process | None = None
+    """Who ends the instance; nobody where it stays until somebody ends it by hand."""
 
     @property
     def layout(self) -> Layout:
@@ -55,7 +57,8 @@ def read(instance: str) -> Record | None:
     if data.get("schemaVersion") != SCHEMA_VERSION:
         return None
     processes = [Process(**process) for process in data["processes"]]
-    return Record(data["instance"], data["slot"], tuple(data["nodes"]), processes, data["complete"])
+    owner = Process(**data["owner"]) if data.get("owner") else None
+    return Record(data["instance"], data["slot"], tuple(data["nodes"]), processes, data["complete"], owner)
 
 
 def others(instance: str) -> list[Record]:

@@ -17,8 +17,9 @@ _CONTAINER_LOGS = Path("/var/log/containers")
 
 def clear(layout: Layout) -> None:
     """End every process, then remove mounts, network, control groups and files, in the order in which each lets go."""
-    sockets = _shim_sockets(layout)
+    sockets = shim_sockets(layout)
     cgroups.kill(layout.cgroup)
+    sockets += shim_sockets(layout)  # of a container that was made meanwhile
     for place in reversed(mounts(layout)):
         attempt(["umount", place]) or attempt(["umount", "--lazy", place])
     network.destroy(layout)
@@ -36,7 +37,7 @@ def leftovers(layout: Layout, processes: list[Process]) -> list[str]:
     found += [f"mount {place}" for place in mounts(layout)]
     found += network.leftovers(layout)
     found += [f"control group {place / layout.cgroup}" for place in cgroups.hierarchies() if (place / layout.cgroup).exists()]
-    found += [f"file {path}" for path in [*_strays(layout), *_shim_sockets(layout)]]
+    found += [f"file {path}" for path in [*_strays(layout), *shim_sockets(layout)]]
     if layout.folder.exists():
         found.append(f"folder {layout.folder}")
     return found
@@ -56,20 +57,20 @@ def _strays(layout: Layout) -> list[Path]:
     A result names the pod's network namespace, which is a file in the instance's folder.
     """
     inside = f"{layout.folder}/".encode()
-    results = [path for path in _CNI_RESULTS.iterdir() if inside in _read(path)] if _CNI_RESULTS.is_dir() else []
-    links = [path for path in _CONTAINER_LOGS.glob("*.log") if _target(path).startswith(f"{layout.folder}/")]
+    results = [path for path in _CNI_RESULTS.iterdir() if inside in read(path)] if _CNI_RESULTS.is_dir() else []
+    links = [path for path in _CONTAINER_LOGS.glob("*.log") if target(path).startswith(f"{layout.folder}/")]
     return results + links
 
 
-def _target(path: Path) -> str:
-    """Where a symbolic link points; nowhere where it is none, or is removed meanwhile (see `_read`)."""
+def target(path: Path) -> str:
+    """Where a symbolic link points; nowhere where it is none, or is removed meanwhile (see `read`)."""
     try:
         return os.readlink(path)
     except OSError:
         return ""
 
 
-def _read(path: Path) -> bytes:
+def read(path: Path) -> bytes:
     """A file's bytes; none where its owner, or another instance that clears up, removes it meanwhile."""
     try:
         return path.read_bytes()
@@ -77,11 +78,11 @@ def _read(path: Path) -> bytes:
         return b""
 
 
-def _shim_sockets(layout: Layout) -> list[Path]:
+def shim_sockets(layout: Layout) -> list[Path]:
     """The sockets of the containers' shims: in one folder for the whole machine, named in a file that each container has."""
     found: list[Path] = []
     for address in layout.folder.glob("*/state/io.containerd.runtime.v2.task/*/*/address"):
-        path = Path(_read(address).decode().strip().removeprefix("unix://"))
+        path = Path(read(address).decode().strip().removeprefix("unix://"))
         if path.is_socket():
             found.append(path)
     return found

@@ -66,7 +66,7 @@ def _refused_worker(world: World, console: Console, worker: str, what: str, name
         found = _condition(world, worker, "Attested", namespace)
         return found if found.get("status") == "False" and found.get("reason") == "MeasurementNotAllowed" else None
 
-    condition = until(f"{worker} is Attested=False, MeasurementNotAllowed", refused, 60)
+    condition = until(f"{worker} is Attested=False, MeasurementNotAllowed", refused, READY_SECONDS)
     released = _condition(world, worker, "KeyReleased", namespace)
     expect(released.get("status") != "True", f"{worker} got a key")
     console.say(f"{what}: Attested=False, {condition['reason']}: {condition['message'][:230]}")
@@ -184,7 +184,7 @@ def _create_when_allowed(world: World, pod: dict[str, Any]) -> None:
             raise StepFailed(f"the pod could not be made: {done.stderr[-400:]}")
         return done.returncode == 0
 
-    until("the admission policies are gone", created, 30)
+    until("the admission policies are gone", created, 60)
 
 
 def _admission_removed(world: World, console: Console) -> None:
@@ -196,10 +196,10 @@ def _admission_removed(world: World, console: Console) -> None:
         condition = until(
             "the bypass is reported",
             lambda: (c := _condition(world, WORKER, "Ready")).get("reason") == "BypassDetected" and c,
-            60,
+            READY_SECONDS,
         )
         console.say(f"Ready=False, BypassDetected: {condition['message'][:200]}")
-        until("the genuine pod has its key", lambda: "ModelOpened" in _logs(world, "genuine"), 60)
+        until("the genuine pod has its key", lambda: "ModelOpened" in _logs(world, "genuine"), READY_SECONDS)
         deadline = time.monotonic() + WATCH_SECONDS
         while time.monotonic() < deadline:
             for name in ("plain", "genuine"):
@@ -214,9 +214,7 @@ def _admission_removed(world: World, console: Console) -> None:
         expect(events.strip(), "there is no BypassDetected event")
         world.kubectl("delete", "pod", "plain", "genuine", "-n", objects.NAMESPACE, "--grace-period=0", "--force")
         _image_in_place(world, console)
-        pod = until(
-            "a replica serves", lambda: next((p for p in worker_pods(world, WORKER) if _is_ready(world, p["metadata"]["name"])), None), 60
-        )
+        pod = until("a replica serves", lambda: next((p for p in worker_pods(world, WORKER) if _ready(p)), None), READY_SECONDS)
         said = world.refused("exec", "-n", objects.NAMESPACE, pod["metadata"]["name"], "-c", "gateway", "--", "/bin/sh")
         expect("exec is not allowed by the guest's policy" in said, f"exec was refused for another reason: {said[-300:]}")
         console.say("kubectl exec is still refused, now by the guest itself")
@@ -235,7 +233,7 @@ def _image_in_place(world: World, console: Console) -> None:
                     return message
         return ""
 
-    until("the changed image is refused", refusal, 150)
+    until("the changed image is refused", refusal, 300)
     console.say("an image changed in place does not start: the initdata's policy does not allow it")
     world.kubectl("delete", "pod", pod, "-n", objects.NAMESPACE, "--grace-period=0", "--force")
 
@@ -274,5 +272,8 @@ def _logs(world: World, pod: str) -> str:
 
 
 def _is_ready(world: World, name: str) -> bool:
-    pod = world.get("pod", name, "-n", objects.NAMESPACE)
+    return _ready(world.get("pod", name, "-n", objects.NAMESPACE))
+
+
+def _ready(pod: dict[str, Any]) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))

@@ -44,13 +44,18 @@ def cluster(world: World, console: Console) -> str:
     from e2e.cluster import Cluster
 
     made = Cluster(world.instance, progress=console.doing)
+    if made.abandoned:
+        console.doing("clearing away what a run that was killed has left")
+        made.down()
     world.cluster = made
     made.up()
+    if not world.keep:
+        made.own()
     nodes = world.get("nodes")["items"]
     ready = [n for n in nodes if any(c["type"] == "Ready" and c["status"] == "True" for c in n["status"]["conditions"])]
     expect(len(ready) == 2, f"{len(ready)} of {len(nodes)} nodes are ready")
     world.kubectl("apply", "--server-side", "-f", str(ROOT / "crds"))
-    world.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
+    world.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=100s")
     for node in ready:
         info = node["status"]["nodeInfo"]
         console.say(f"{node['metadata']['name']}: kubelet {info['kubeletVersion']}, {info['containerRuntimeVersion']}")

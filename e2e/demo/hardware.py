@@ -43,7 +43,7 @@ def simulated_tdx(world: World, console: Console) -> str:
         [sys.executable, "-m", "e2e.simtd.platform", "--state", str(state), "--listen", f"{world.running.host_ip}:{PORT}"],
         environment=dict(os.environ),
     )
-    until("the Simulated platform answers", lambda: (state / SOCKET).exists() and _reachable(platform_url(world)), 20)
+    until("the Simulated platform answers", lambda: (state / SOCKET).exists() and _reachable(platform_url(world)), 60)
     platform = SimulatedPlatform.load(state)
     world.facts["root_der"] = platform.root_der
     firmware = urllib.request.urlopen(f"{platform_url(world)}/simulated/firmware.json", timeout=10).read()
@@ -53,9 +53,12 @@ def simulated_tdx(world: World, console: Console) -> str:
 
     pause = build("pause", console.doing).reference
     toml = _initdata(pause, ["/pause"])
+    # pods are refused until the controller has made the default service account
+    account = ("get", "serviceaccount", "default", "-n", NAMESPACE, "--ignore-not-found", "-o", "name")
+    until("the namespace has its service account", lambda: world.kubectl(*account), 60)
     world.kubectl("apply", "-f", "-", given=json.dumps(_pod("measured", pause, ["/pause"], toml)))
     world.kubectl("apply", "-f", "-", given=json.dumps(_pod("other-arguments", pause, ["/pause", "--debug"], toml)))
-    world.kubectl("wait", "pod/measured", "--for=condition=Ready", "--timeout=60s")
+    world.kubectl("wait", "pod/measured", "--for=condition=Ready", "--timeout=110s")
     console.say("a pod whose container is the measured one runs")
 
     nonce = secrets.token_bytes(64)
@@ -73,7 +76,7 @@ def simulated_tdx(world: World, console: Console) -> str:
     against_intel = json.loads(world.chrysalis(*words, codes=(1,)))
     console.say(f"under Intel's root it is refused: {against_intel['reasons'][0]['reason']}")
 
-    refusal = until("the kubelet reports the refused container", lambda: _waiting(world.get("pod", "other-arguments")), 60)
+    refusal = until("the kubelet reports the refused container", lambda: _waiting(world.get("pod", "other-arguments")), 120)
     expect("does not allow container" in refusal, f"the pod with other arguments says: {refusal}")
     console.say("a pod with one argument more does not start: the initdata's policy does not allow it")
     said = world.refused("exec", "measured", "--", "/pause")

@@ -66,7 +66,7 @@ def _chart(world: World, console: Console) -> None:
         str(Path(__file__).parent / "values.yaml"),
         *values,
     ]
-    world.running.helm("install", *world.facts["helm"], "--wait", "--timeout", "120s")
+    world.running.helm("install", *world.facts["helm"], "--wait", "--timeout", "280s")
     console.say("helm install: custom resources, operator, broker (placement Development), RBAC and admission policies")
     address = world.get("service", "chrysalis-broker", "-n", SYSTEM)["spec"]["clusterIP"]
     url = f"https://chrysalis-broker.{SYSTEM}.svc:{names.PORT_BROKER}"
@@ -76,7 +76,7 @@ def _chart(world: World, console: Console) -> None:
     settler = ["settler.enabled=true", "settler.keysSecret=chrysalis-settlement-keys"]
     settler += [f"settler.broker.spkiSha256={pin['spkiSha256']}", f"settler.broker.earKey={pin['earKey']}"]
     console.doing("helm upgrade")
-    world.running.helm("upgrade", *world.facts["helm"], "--set", ",".join(settler), "--wait", "--timeout", "120s")
+    world.running.helm("upgrade", *world.facts["helm"], "--set", ",".join(settler), "--wait", "--timeout", "280s")
     console.say(
         f"the broker's pin: TLS key {pin['spkiSha256'][:16]}…, EAR key {pin['earKey'][:16]}…; with it, helm upgrade adds the settler"
     )
@@ -129,7 +129,7 @@ def serve_package(world: World, console: Console, package: dict[str, Any]) -> No
         },
     ]
     world.running.apply(*items)
-    world.kubectl("rollout", "status", "deployment/packages", "-n", PACKAGES, "--timeout=60s")
+    world.kubectl("rollout", "status", "deployment/packages", "-n", PACKAGES, "--timeout=110s")
     world.facts["package"] = {
         "url": f"http://packages.{PACKAGES}.svc/minilm.age",
         "digest": package["packageDigest"],

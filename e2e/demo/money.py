@@ -16,8 +16,8 @@ from e2e.demo.marks import Mark
 from e2e.demo.story import Console, expect
 from e2e.demo.world import World
 
-SETTLE_SECONDS = 60
-CLAIMABLE_SECONDS = 60
+SETTLE_SECONDS = 180
+CLAIMABLE_SECONDS = 180
 
 
 def settlement(world: World, console: Console) -> str:

@@ -72,7 +72,7 @@ def client(world: World, url: str, *, policy: str = "policy-signed.yaml", key: s
 def verifying_client(world: World, console: Console) -> str:
     """Verify, then ask; similarities that make sense; twenty more jobs on both replicas; receipts kept."""
     pods = worker_pods(world, WORKER)
-    until("the settler has told the gateways who may order", lambda: _served(world, endpoint(pods[0])), 60)
+    until("the settler has told the gateways who may order", lambda: _served(world, endpoint(pods[0])), 180)
     with client(world, endpoint(pods[0])) as first:
         verified = first.connect()
         console.say(f"verified before the first byte: {verified.evidence_class} evidence, TCB {verified.tcb_status}, {verified.mode}")
@@ -122,19 +122,23 @@ def triton(world: World, console: Console) -> str:
     pod = worker_pods(world, WORKER)[0]
     name = str(pod["metadata"]["name"])
     stub = _stub(pod)
-    with Readiness(str(pod["status"]["podIP"])) as watched:
+    with (
+        Readiness(str(pod["status"]["podIP"])) as watched,
+        client(world, endpoint(pod)) as trial,
+    ):
+        # it is connected and has verified by now: that may take longer than the recovery
         os.kill(stub, signal.SIGKILL)
         console.say(f"killed Triton's Python stub of {name}: process {stub}")
         killed = time.monotonic()
         world.reached(Mark.STUB_KILLED)
-        _job_that_fails(world, pod)
+        _job_that_fails(world, trial)
         console.say(f"{time.monotonic() - killed:5.1f} s  a job was refused with 502 and cost nothing")
-        until("the canary notices", lambda: watched.lost, 40)
+        until("the canary notices", lambda: watched.lost, 120)
         console.say(f"{watched.lost - killed:5.1f} s  the canary failed: the replica says that it is not ready")
         world.reached(Mark.CANARY_FAILED)
-        until("the replica recovers", lambda: watched.regained, 90)
+        until("the replica recovers", lambda: watched.regained, 180)
         console.say(f"{watched.regained - killed:5.1f} s  Triton was restarted, the replica is ready again")
-    until("its pod is Ready", lambda: _ready(world, name), 90)
+    until("its pod is Ready", lambda: _ready(world, name), 180)
     with client(world, endpoint(pod)) as again:
         job = again.embeddings(["after the restart"], max_nanoton=MAX_NANOTON)
     expect(job.receipt is not None and job.receipt.amt > 0, "the replica does not bill after its recovery")
@@ -179,13 +183,12 @@ class Readiness:
                 self.regained = time.monotonic()
 
 
-def _job_that_fails(world: World, pod: dict[str, Any]) -> None:
+def _job_that_fails(world: World, trial: BlockingClient) -> None:
     """A job while the stub is dead fails, and leaves no receipt with an amount."""
     path = world.state / "receipts.jsonl"
     before = sum(receipt_of(record).amt for record in ReceiptFile(path).records())
     try:
-        with client(world, endpoint(pod)) as trial:
-            trial.embeddings(["into the void"], max_nanoton=MAX_NANOTON)
+        trial.embeddings(["into the void"], max_nanoton=MAX_NANOTON)
     except ClientError:
         pass
     else:

@@ -33,7 +33,7 @@ class Faults:
     """What the chain is told to do wrong; each counts or lasts until it is changed."""
 
     drop_externals: int = 0  # so many next external messages are taken and forgotten
-    hold_blocks: int = 1  # an internal message is delivered so many blocks after it was sent
+    hold_blocks: int = 1  # an internal message is delivered so many blocks after it was sent; one on its way, too
     withhold_shard: bool = False  # new masterchain blocks list the old shard block
 
 
@@ -42,7 +42,7 @@ class Waiting:
     """An internal message on its way."""
 
     message: Cell
-    due: int  # seqno of the block that may deliver it
+    sent_in: int  # seqno of the block that has the message's sending
 
 
 class Chain:
@@ -121,7 +121,7 @@ class Chain:
     async def make_block(self) -> Block:
         """Deliver what is due and seal a shard block and the masterchain block that lists it."""
         async with self._lock:
-            for waiting in [w for w in self._waiting if w.due <= self.seqno + 1]:
+            for waiting in [w for w in self._waiting if w.sent_in + self.faults.hold_blocks <= self.seqno + 1]:
                 self._waiting.remove(waiting)
                 try:
                     await self._run(waiting.message)
@@ -151,7 +151,7 @@ class Chain:
         executed = await asyncio.to_thread(self.ledger.run, message, self.now)
         self._unsealed.append(executed)
         self._accounts = None
-        self._waiting.extend(Waiting(sent, self.seqno + 1 + self.faults.hold_blocks) for sent in executed.sent)
+        self._waiting.extend(Waiting(sent, self.seqno + 1) for sent in executed.sent)
 
     def _seal(self) -> Block:
         before, seqno = self._master.get(self.seqno), self.seqno + 1

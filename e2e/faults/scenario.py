@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from e2e.cluster.layout import instance_for
 from e2e.demo import ground
 from e2e.demo.install import SYSTEM
 from e2e.demo.marks import Mark
@@ -20,7 +21,7 @@ from e2e.faults.points import Point
 from e2e.faults.sight import Sight
 from e2e.faults.steadiness import Steadiness
 
-INSTANCE = "faults"
+INSTANCE = instance_for("faults")
 PLAYED = (1, 2, 3, 4, 5, 7, 8, 9, 10)
 LOG_LINES = 60
 

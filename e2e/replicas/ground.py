@@ -85,7 +85,7 @@ def chart(brokers: Brokers, console: Console) -> str:
     words = ["--state", str(world.running.layout.simtd), "--listen", f"{world.running.host_ip}:{PCCS_PORT}"]
     words += ["--valid-seconds", str(COLLATERAL_SECONDS)]
     world.running.start("pccs", [sys.executable, "-m", "e2e.pccs", *words], environment=dict(os.environ))
-    until("the PCCS answers", lambda: _answers(f"{brokers.pccs}/sgx/certification/v4/rootcacrl"), 20)
+    until("the PCCS answers", lambda: _answers(f"{brokers.pccs}/sgx/certification/v4/rootcacrl"), 60)
 
     owner = world.chrysalis("keys", "new-owner", str(world.state / "owner.key")).strip()
     world.kubectl("create", "namespace", SYSTEM)
@@ -110,7 +110,7 @@ def chart(brokers: Brokers, console: Console) -> str:
     path = world.secret_file("values.yaml", yaml.safe_dump(values).encode())
     console.doing("helm install")
     world.running.helm(
-        "install", "chrysalis", str(ROOT / "helm" / "chrysalis"), "-n", SYSTEM, "-f", str(path), "--wait", "--timeout", "120s"
+        "install", "chrysalis", str(ROOT / "helm" / "chrysalis"), "-n", SYSTEM, "-f", str(path), "--wait", "--timeout", "280s"
     )
     address = world.get("service", "chrysalis-broker", "-n", SYSTEM)["spec"]["clusterIP"]
     url = f"https://chrysalis-broker.{SYSTEM}.svc:{names.PORT_BROKER}"

@@ -19,10 +19,12 @@ from e2e.demo.story import Console, StepFailed, expect
 from e2e.demo.world import World
 from e2e.replicas.ground import COLLATERAL_SECONDS, REPLICAS, Brokers, broker_pods
 
-READY_SECONDS = 120
+READY_SECONDS = 180
 PAST_HALF = 0.62
 """Of its life: the brokers ask anew at half of it, give or take a fifth of that."""
 MODULE = b"chrysalis.broker.main"
+ON_THE_WAY_SECONDS = 2
+"""What the PCCS had answered before it failed is stored by then."""
 IMPOSSIBLE = 1 << 20
 """A TCB evaluation data number that no platform reaches."""
 
@@ -58,7 +60,7 @@ def killed_mid_attestation(brokers: Brokers, console: Console) -> str:
     expect(now <= released, f"pods are Ready without a released key: {now - released}")
     expect(_refusals(brokers) == earlier, f"evidence was refused: {_refusals(brokers)}")
     _audit_is_whole(brokers)
-    until("the killed broker is back", lambda: _all_ready(broker_pods(world)), 60)
+    until("the killed broker is back", lambda: _all_ready(broker_pods(world)), READY_SECONDS)
     return "a broker killed mid-attestation cost a repeated attempt and nothing else; the audit chain is whole"
 
 
@@ -68,8 +70,9 @@ def pccs_down(brokers: Brokers, console: Console) -> str:
     earlier = _refusals(brokers)
     brokers.tell_pccs("fail")
     console.say("the PCCS answers 500 from now on")
+    time.sleep(ON_THE_WAY_SECONDS)
     stored = _stored(brokers)
-    due = stored + COLLATERAL_SECONDS * PAST_HALF
+    due = _stored(brokers, "min") + COLLATERAL_SECONDS * PAST_HALF
     until("a broker has asked in vain", lambda: _failures(brokers) and world.clock.now().timestamp() > due, COLLATERAL_SECONDS)
     pods = worker_pods(world, WORKER)
     before = {str(pods[0]["metadata"]["uid"])}
@@ -94,9 +97,9 @@ def policy_tightened(brokers: Brokers, console: Console) -> str:
         console.say(f"policy simulate: {line}")
     started = time.monotonic()
     brokers.put_policy(tcb=tcb)
-    condition = until("the worker lost its admission", lambda: _attested(world, "False"), 30)
+    condition = until("the worker lost its admission", lambda: _attested(world, "False"), 60)
     console.say(f"{time.monotonic() - started:5.1f} s  Attested=False, {condition['reason']}: {condition['message'][:160]}")
-    until("no replica is ready", lambda: not _ready_replicas(world), 30)
+    until("no replica is ready", lambda: not _ready_replicas(world), 60)
     now = int(world.clock.now().timestamp())
     live = brokers.rows(f"select result_id from results where verdict = 'Accepted' and revoked_at is null and expires_at > {now}")
     expect(not live, f"{len(live)} live results of the old policy were not revoked")
@@ -165,8 +168,9 @@ def _audit_is_whole(brokers: Brokers) -> None:
         expect(after[1] == before[2], f"audit record {after[0]} does not follow the one before it")
 
 
-def _stored(brokers: Brokers) -> int:
-    return int(brokers.rows("select max(stored_at) from collateral_documents")[0][0])
+def _stored(brokers: Brokers, which: str = "max") -> int:
+    """When the newest (max) or the oldest (min) document was stored, Unix seconds."""
+    return int(brokers.rows(f"select {which}(stored_at) from collateral_documents")[0][0])
 
 
 def _failures(brokers: Brokers) -> int:

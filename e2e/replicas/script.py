@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
+from e2e.cluster.layout import instance_for
 from e2e.demo import ground as demo_ground
 from e2e.demo import hardware
 from e2e.demo.story import Console, Step
@@ -12,7 +13,7 @@ from e2e.demo.world import World
 from e2e.replicas import ground, scenes
 from e2e.replicas.ground import Brokers
 
-INSTANCE = "brokers"
+INSTANCE = instance_for("brokers")
 
 
 def steps(world: World) -> list[Step]:

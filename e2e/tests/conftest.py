@@ -17,12 +17,19 @@ _FAILED = pytest.StashKey[bool]()
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """The tests' own cluster: reused and left running when it runs already, else booted, and ended unless KEEP=1."""
+    """The tests' own cluster: reused and left running when it runs already, else booted, and ended unless KEEP=1.
+
+    What a run that was killed has left is not used: nobody knows what is in it.
+    """
     if os.geteuid() != 0:
         pytest.skip("the cluster needs root")
     made = Cluster(INSTANCE)
+    if made.abandoned:
+        made.down()
     found = made.status().state == "up"
     made.up()
+    if not found and os.environ.get("KEEP") != "1":
+        made.own()
     yield made
     if not found and os.environ.get("KEEP") != "1":
         made.down()
@@ -48,7 +55,7 @@ def namespace(cluster: Cluster, request: pytest.FixtureRequest) -> Iterator[str]
     name = f"t-{secrets.token_hex(4)}"
     cluster.kubectl("create", "namespace", name)
     # pods are refused until the controller has made the default service account
-    cluster.wait(f"the service account of {name}", lambda: _exists(cluster, "serviceaccount/default", name), 20)
+    cluster.wait(f"the service account of {name}", lambda: _exists(cluster, "serviceaccount/default", name))
     yield name
     if request.node.stash.get(_FAILED, False):
         print(cluster.kubectl("get", "all", "--namespace", name, "--output", "wide"))

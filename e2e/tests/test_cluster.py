@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from e2e import cache, images
-from e2e.cluster import Cluster, ClusterError, Reason, cgroups
+from e2e.cluster import Cluster, ClusterError, Reason, cgroups, teardown
 from e2e.cluster.build import KUBERNETES_VERSION
+from e2e.cluster.layout import instance_for
 from e2e.cluster.manifests import RUNTIME_CLASS, STORAGE_CLASS
 
 pytestmark = pytest.mark.cluster
@@ -23,6 +24,7 @@ SERVE = ["python3", "-m", "http.server", "8080", "--directory", "/etc"]
 FETCH = "import sys, urllib.request; print(urllib.request.urlopen(sys.argv[1], timeout=5).status)"
 RESOLVE = "import socket, sys; print(socket.gethostbyname(sys.argv[1]))"
 GATE = "chrysalis.dev/attestation"
+LEAK = instance_for("leak")
 
 
 def pod(name: str, image: str, command: list[str], **spec: Any) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def start(cluster: Cluster, namespace: str, *objects: dict[str, Any]) -> None:
 
 def ready(cluster: Cluster, namespace: str, *names: str) -> None:
     """Wait until the pods are ready."""
-    cluster.kubectl("wait", "--namespace", namespace, "--for=condition=Ready", "--timeout=60s", *(f"pod/{name}" for name in names))
+    cluster.kubectl("wait", "--namespace", namespace, "--for=condition=Ready", "--timeout=110s", *(f"pod/{name}" for name in names))
 
 
 def inside(cluster: Cluster, namespace: str, name: str, program: str, argument: str) -> str:
@@ -91,14 +93,27 @@ def pair(cluster: Cluster, namespace: str, image: Callable[[str], str]) -> tuple
     return "web1", "web2"
 
 
+def eventually(cluster: Cluster, namespace: str, name: str, program: str, argument: str, said: str) -> None:
+    """Wait until a Python program inside a pod prints this: servers start, and rules and names come to each node, in their own time."""
+
+    def says() -> bool:
+        try:
+            return inside(cluster, namespace, name, program, argument) == said
+        except ClusterError:
+            return False
+
+    cluster.wait(f"{argument} to give {said} in {name}", says)
+
+
 def test_pods_services_and_host_reach_each_other(cluster: Cluster, namespace: str, pair: tuple[str, str]) -> None:
     service = cluster.get("service", "web", "--namespace", namespace)["spec"]["clusterIP"]
     addresses = [cluster.get("pod", name, "--namespace", namespace)["status"]["podIP"] for name in pair]
-    assert inside(cluster, namespace, pair[0], RESOLVE, f"web.{namespace}") == service
-    cluster.wait("the service's endpoints", lambda: _answers(f"http://{service}/"), 20)
+    eventually(cluster, namespace, pair[0], RESOLVE, f"web.{namespace}", service)
+    cluster.wait("the service's endpoints", lambda: _answers(f"http://{service}/"))
     for name in pair:
         for address in addresses:
-            assert inside(cluster, namespace, name, FETCH, f"http://{address}:8080/") == "200"
+            eventually(cluster, namespace, name, FETCH, f"http://{address}:8080/", "200")
+        eventually(cluster, namespace, name, FETCH, f"http://web.{namespace}.svc.cluster.local/", "200")
         for _ in range(4):  # the service picks a pod at random: its own node's, its own, the other node's
             assert inside(cluster, namespace, name, FETCH, f"http://web.{namespace}.svc.cluster.local/") == "200"
     for address in addresses:
@@ -112,7 +127,7 @@ def test_a_pod_reaches_a_program_on_this_machine(cluster: Cluster, namespace: st
         start(cluster, namespace, pod("asks", image("chrysalis"), SERVE))
         ready(cluster, namespace, "asks")
         reached = "import socket, sys; socket.create_connection((sys.argv[1], 18099), 5); print('reached')"
-        assert inside(cluster, namespace, "asks", reached, cluster.host_ip) == "reached"
+        eventually(cluster, namespace, "asks", reached, cluster.host_ip, "reached")
     finally:
         os.kill(process.pid, signal.SIGKILL)
 
@@ -128,7 +143,7 @@ def _answers(url: str) -> bool:
 def test_a_gated_pod_waits_and_runs_when_its_gate_is_removed(cluster: Cluster, namespace: str, image: Callable[[str], str]) -> None:
     start(cluster, namespace, pod("gated", image("chrysalis"), SERVE, schedulingGates=[{"name": GATE}]))
     found = cluster.get("pod", "gated", "--namespace", namespace)
-    cluster.wait("the gate to be reported", lambda: _scheduled(cluster, namespace) == ("False", "SchedulingGated"), 20)
+    cluster.wait("the gate to be reported", lambda: _scheduled(cluster, namespace) == ("False", "SchedulingGated"))
     assert "nodeName" not in found["spec"]
     cluster.kubectl("patch", "pod", "gated", "--namespace", namespace, "--patch", '{"spec":{"schedulingGates":null}}')
     ready(cluster, namespace, "gated")
@@ -149,7 +164,7 @@ def test_an_image_runs_by_digest_and_a_digest_that_is_not_there_does_not(
     ready(cluster, namespace, "there")
     status = cluster.get("pod", "there", "--namespace", namespace)["status"]["containerStatuses"][0]
     assert status["imageID"].endswith(reference)
-    cluster.wait("the missing image to be reported", lambda: _waiting(cluster, namespace, "absent") == "ErrImageNeverPull", 20)
+    cluster.wait("the missing image to be reported", lambda: _waiting(cluster, namespace, "absent") == "ErrImageNeverPull")
 
 
 def _waiting(cluster: Cluster, namespace: str, name: str) -> str:
@@ -172,30 +187,31 @@ def test_a_claim_gets_a_local_volume_and_the_volume_is_empty_again(cluster: Clus
     folder = Path(cluster.get("pv", volume)["spec"]["local"]["path"])
     assert (folder / "x").read_text() == "kept"
     cluster.kubectl("delete", "pod/user", "pvc/data", "--namespace", namespace)
-    cluster.wait("the volume to be released", lambda: cluster.get("pv", volume)["status"]["phase"] == "Released", 20)
+    cluster.wait("the volume to be released", lambda: cluster.get("pv", volume)["status"]["phase"] == "Released")
     cluster.refresh_volumes()
-    cluster.wait("the volume to be free", lambda: cluster.get("pv", volume)["status"].get("phase") == "Available", 20)
+    cluster.wait("the volume to be free", lambda: cluster.get("pv", volume)["status"].get("phase") == "Available")
     assert list(folder.iterdir()) == []
 
 
 def _traces() -> dict[str, set[str]]:
-    """What on this machine names the instance `leak`, by kind."""
+    """What on this machine names the instance LEAK, by kind."""
 
     def named(folder: str, told_by: Callable[[Path], str]) -> set[str]:
         place = Path(folder)
-        return {path.name for path in place.iterdir() if "leak" in told_by(path)} if place.is_dir() else set()
+        return {path.name for path in place.iterdir() if LEAK in told_by(path)} if place.is_dir() else set()
 
     points = {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
     groups = {str(group) for tree in cgroups.hierarchies() for group in tree.iterdir() if group.is_dir()}
     return {
         "interfaces": named("/sys/class/net", lambda path: path.name),
         "network namespaces": named("/run/netns", lambda path: path.name),
-        "results of CNI": named("/var/lib/cni/results", lambda path: path.read_text()),
-        "links to logs": named("/var/log/containers", lambda path: os.readlink(path)),
-        "mounts": {point for point in points if "leak" in point},
-        "control groups": {group for group in groups if "leak" in group},
-        "processes": {pid for pid, words in _processes() if "/run/leak/" in words},
-        "routes": {line for line in subprocess.run(["ip", "route"], capture_output=True, text=True).stdout.splitlines() if "leak" in line},
+        # other instances' pods come and go meanwhile
+        "results of CNI": named("/var/lib/cni/results", lambda path: teardown.read(path).decode(errors="replace")),
+        "links to logs": named("/var/log/containers", teardown.target),
+        "mounts": {point for point in points if LEAK in point},
+        "control groups": {group for group in groups if LEAK in group},
+        "processes": {pid for pid, words in _processes() if f"/run/{LEAK}/" in words},
+        "routes": {line for line in subprocess.run(["ip", "route"], capture_output=True, text=True).stdout.splitlines() if LEAK in line},
         "state": named(str(cache.root() / "run"), lambda path: "" if path.suffix == ".logs" else path.name),
     }
 
@@ -211,7 +227,7 @@ def _processes() -> Iterator[tuple[str, str]]:
 
 def test_down_leaves_nothing_and_up_mends_a_half_dead_instance() -> None:
     """An instance of its own, so that its end can be watched: with a container, a volume and a program while it ends."""
-    other = Cluster("leak", nodes=("n1",))
+    other = Cluster(LEAK, nodes=("n1",))
     other.down()
     nothing: dict[str, set[str]] = {kind: set() for kind in _traces()}
     assert _traces() == nothing
@@ -220,12 +236,12 @@ def test_down_leaves_nothing_and_up_mends_a_half_dead_instance() -> None:
         _run_something(other)
         there = _traces()
         assert [kind for kind, names in there.items() if not names] == []
-        sockets = [Path(path.read_text().removeprefix("unix://")) for path in other.layout.folder.glob("**/address")]
+        sockets = teardown.shim_sockets(other.layout)
         assert sockets
         assert all(path.exists() for path in sockets)
 
         _kill_kubelet()
-        other.wait("the loss of the kubelet to be seen", lambda: other.status().state == "broken", 10)
+        other.wait("the loss of the kubelet to be seen", lambda: other.status().state == "broken")
         assert other.up().state == "up"
         assert other.get("pods", "--namespace", "default")["items"] == []
         _run_something(other)
@@ -244,14 +260,14 @@ def _run_something(other: Cluster) -> None:
     memory = [{"name": "memory", "emptyDir": {"medium": "Memory"}}]
     held = pod("held", images.build("pause").reference, ["/pause"], volumes=memory)
     held["spec"]["containers"][0]["volumeMounts"] = [{"name": "memory", "mountPath": "/memory"}]
-    other.wait("the service account", lambda: "default" in other.kubectl("get", "serviceaccounts"), 20)
+    other.wait("the service account", lambda: "default" in other.kubectl("get", "serviceaccounts"))
     start(other, "default", held)
     ready(other, "default", "held")
     other.start("sleeper", ["sleep", "1000"])
 
 
 def _kill_kubelet() -> None:
-    found = [int(pid) for pid, words in _processes() if "/run/leak/" in words and "/kubelet " in words]
+    found = [int(pid) for pid, words in _processes() if f"/run/{LEAK}/" in words and "/kubelet " in words]
     assert len(found) == 1
     os.kill(found[0], signal.SIGKILL)
 

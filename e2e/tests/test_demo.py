@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from e2e.cluster.layout import instance_for
 from e2e.demo.script import steps
 from e2e.demo.story import Console, Outcome, play, table
 from e2e.demo.world import World
 
-INSTANCE = "e2edemo"
+INSTANCE = instance_for("e2edemo")
 TITLES = {step.number: step for step in steps(World(INSTANCE, Path("/nonexistent"), keep=False))}
 
 pytestmark = [pytest.mark.cluster, pytest.mark.vectors, pytest.mark.tvm, pytest.mark.triton, pytest.mark.timeout(2400)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import os
 import secrets
@@ -33,6 +34,7 @@ from chrysalis.chain.signer import SeedSigner
 from chrysalis.chain.wallet import Transfer, wallet_address
 from chrysalis.clock import SystemClock
 from e2e.devnet.network import Devnet, Options
+from e2e.mortal import mortal
 
 pytestmark = pytest.mark.tvm
 TON = 1_000_000_000
@@ -53,11 +55,11 @@ def chain_file(devnet: Devnet) -> Path:
 
 
 def run(work: Any) -> Any:
-    return asyncio.run(asyncio.wait_for(work, 60))
+    return asyncio.run(asyncio.wait_for(work, 300))
 
 
 def client(devnet: Devnet) -> LiteserverClient:
-    return LiteserverClient(devnet.config, CLOCK, timeout=5)
+    return LiteserverClient(devnet.config, CLOCK, timeout=30)
 
 
 @pytest.mark.parametrize("trust_level", [0, 1, 2])
@@ -73,7 +75,7 @@ def test_pytoniq_at_every_trust_level(devnet: Devnet, trust_level: int, tmp_path
     async def work() -> None:
         key = base64.b64encode(bytes.fromhex(server.key)).decode()
         block = BlockIdExt(-1, None, 1, first.root_hash, first.file_hash)
-        lite = LiteClient(server.host, server.port, key, timeout=5, trust_level=trust_level, init_key_block=block)
+        lite = LiteClient(server.host, server.port, key, timeout=30, trust_level=trust_level, init_key_block=block)
         await lite.connect()
         try:
             private = signer_seed + SeedSigner(signer_seed).public_key
@@ -107,7 +109,7 @@ async def has_balance(lite: LiteClient, address: Address, balance: int) -> bool:
     return bool((await lite.get_account_state(address)).balance == balance)
 
 
-async def eventually(probe: Any, seconds: float = 15) -> None:
+async def eventually(probe: Any, seconds: float = 60) -> None:
     end = CLOCK.monotonic() + seconds
     while not await probe():
         assert CLOCK.monotonic() < end
@@ -140,7 +142,7 @@ def deployed(devnet: Devnet, *, delay: int = 5) -> Made:
             init = contract.state_init(policy, signer.public_key)
             transfer = Transfer(to=address, value_nanoton=50 * TON, body=contract.top_up_body(), state_init=init, bounce=False)
             await Purse(chain, owner, CLOCK).spend([transfer])
-            await settlement.wait_until(chain, address, lambda account: account if account.active else None, clock=CLOCK, seconds=20)
+            await settlement.wait_until(chain, address, lambda account: account if account.active else None, clock=CLOCK, seconds=60)
 
     run(work())
     return Made(address, owner, signer)
@@ -162,7 +164,7 @@ async def signed_commit(chain: LiteserverClient, made: Made, leaves: dict[bytes,
     return commit.signed_body(made.signer.sign(commit.hash))
 
 
-async def committed(chain: LiteserverClient, made: Made, epoch: int, seconds: float = 15) -> contract.State:
+async def committed(chain: LiteserverClient, made: Made, epoch: int, seconds: float = 60) -> contract.State:
     def probe(account: Any) -> contract.State | None:
         state = contract.parse_state(account.data)
         return state if state.epoch >= epoch else None
@@ -213,14 +215,14 @@ def test_internal_messages_are_held(devnet: Devnet) -> None:
 
     async def work() -> None:
         async with client(devnet) as chain:
-            devnet.network.chain.faults.hold_blocks = 10
+            devnet.network.chain.faults.hold_blocks = 1_000_000
             try:
                 await Purse(chain, made.owner, CLOCK).spend([Transfer(to="0:" + account.hex(), value_nanoton=TON, bounce=False)])
                 assert (await chain.account("0:" + account.hex())).status == "absent"
             finally:
                 devnet.network.chain.faults.hold_blocks = 1
             await settlement.wait_until(
-                chain, "0:" + account.hex(), lambda found: found if found.balance_nanoton == TON else None, clock=CLOCK, seconds=15
+                chain, "0:" + account.hex(), lambda found: found if found.balance_nanoton == TON else None, clock=CLOCK, seconds=60
             )
 
     run(work())
@@ -228,7 +230,7 @@ def test_internal_messages_are_held(devnet: Devnet) -> None:
 
 def cli(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "chrysalis.cli.main", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def test_the_command_line_deploys_shows_and_claims(devnet: Devnet, tmp_path: Path) -> None:
@@ -241,7 +243,7 @@ def test_the_command_line_deploys_shows_and_claims(devnet: Devnet, tmp_path: Pat
     devnet.fund(wallet_address(owner.public_key), 60 * TON)
     wallet = wallet_address(worker.public_key)
     deploy = ["contract", "deploy", "--chain", chain, "--wallet-key", tmp_path / "owner", "--signer-key", signer.public_key.hex()]
-    deploy += ["--per-epoch-cap-nanoton", 100 * TON, "--top-up-nanoton", 50 * TON, "--delay-seconds", 30, "--min-interval-seconds", 30]
+    deploy += ["--per-epoch-cap-nanoton", 100 * TON, "--top-up-nanoton", 50 * TON, "--delay-seconds", 600, "--min-interval-seconds", 600]
     done = cli(*deploy, "-o", "json")
     assert done.returncode == 0, done.stderr
     address = json.loads(done.stdout)["contract"]
@@ -263,7 +265,7 @@ def test_the_command_line_deploys_shows_and_claims(devnet: Devnet, tmp_path: Pat
     early = cli(*claim)
     assert (early.returncode, early.stderr.split(":")[0]) == (1, "RootNotActive")
     assert "becomes active at" in early.stderr
-    devnet.advance(30)
+    devnet.advance(600)
     poor = cli(*claim)
     assert (poor.returncode, poor.stderr.split(":")[0]) == (1, "BalanceTooLow")
     devnet.fund(wallet, TON)
@@ -310,17 +312,17 @@ def test_exit_codes(devnet: Devnet, tmp_path: Path, name: str, arguments: list[s
 
 def test_it_ends_cleanly_on_sigterm_with_its_child(tmp_path: Path) -> None:
     file = tmp_path / "chain.json"
-    command = [sys.executable, "-m", "e2e.devnet", "--config", str(file), "--servers", "2"]
+    command = mortal(sys.executable, "-m", "e2e.devnet", "--config", file, "--servers", 2)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while not file.is_file():
             assert process.poll() is None
             assert time.monotonic() < end
             time.sleep(0.1)
         document = json.loads(file.read_text())
         assert (len(document["liteservers"]), document["minServers"], document["globalId"]) == (2, 2, -777)
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split() or _children(process.pid)
+        children = _children(process.pid)
         assert children
         body = json.dumps({"address": "0:" + "11" * 32, "nanoton": TON}).encode()
         assert _post(document["control"] + "/fund", body) == (200, {"simulated": True})
@@ -329,7 +331,7 @@ def test_it_ends_cleanly_on_sigterm_with_its_child(tmp_path: Path) -> None:
         assert _post(document["control"] + "/nothing", b"{}")[0] == 404
         assert _post(document["control"] + "/advance", b'{"seconds": 100}')[0] == 200
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert not [child for child in children if Path(f"/proc/{child}").exists()]
         with pytest.raises(OSError, match="refused"):
             urllib.request.urlopen(document["control"] + "/status", timeout=2)
@@ -340,10 +342,11 @@ def test_it_ends_cleanly_on_sigterm_with_its_child(tmp_path: Path) -> None:
 
 
 def _children(pid: int) -> list[str]:
-    """Children of all threads: the TVM is started from a worker thread."""
+    """Children of all threads: the TVM is started from a worker thread, which may be over."""
     found: list[str] = []
     for task in os.listdir(f"/proc/{pid}/task"):
-        found += Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+        with contextlib.suppress(OSError):
+            found += Path(f"/proc/{pid}/task/{task}/children").read_text().split()
     return found
 
 

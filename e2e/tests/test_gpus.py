@@ -23,6 +23,7 @@ from chrysalis.api.policy_gpu import GpuRules
 from chrysalis.clock import SystemClock
 from chrysalis.wire import gpu
 from e2e import cache, images
+from e2e.mortal import mortal
 from e2e.simtd import runtime
 
 pytestmark = [pytest.mark.cluster, pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED: a container needs root")]
@@ -78,7 +79,7 @@ class Domain:
         }
         (bundle / "config.json").write_text(json.dumps(config))
         words = [sys.executable, "-m", "e2e.simtd.runtime", "--root", str(self.folder / "runc"), "run", "--bundle", str(bundle), name]
-        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
         said: dict[str, Any] = json.loads(done.stdout)
         return said
@@ -108,9 +109,10 @@ def domain(*words: str) -> Iterator[Domain]:
     folder = Path(tempfile.mkdtemp(prefix="gpus"))  # short: a unix socket's path has 107 bytes at most
     paths = os.pathsep.join(str(cache.REPOSITORY / part) for part in ("operator", "worker-image", ""))
     environment = {**os.environ, "PYTHONPATH": paths, "SIMTD_STATE": str(folder / "state")}
-    program = [sys.executable, "-m", "e2e.simtd.platform", "--state", str(folder / "state"), "--listen", "127.0.0.1:0", *words]
+    program = mortal(sys.executable, "-m", "e2e.simtd.platform", "--state", folder / "state", "--listen", "127.0.0.1:0", *words)
     platform = subprocess.Popen(program, env=environment, stderr=subprocess.PIPE, text=True)
-    pod = subprocess.Popen(["unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 300"], stdout=subprocess.PIPE)
+    sleeps = mortal("unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 600")
+    pod = subprocess.Popen(sleeps, stdout=subprocess.PIPE)
     try:
         assert platform.stderr is not None
         assert pod.stdout is not None
@@ -121,7 +123,7 @@ def domain(*words: str) -> Iterator[Domain]:
     finally:
         for process in (platform, pod):
             process.terminate()
-            process.wait(10)
+            process.wait(60)
             for stream in (process.stdout, process.stderr):
                 if stream is not None:
                     stream.close()
@@ -131,7 +133,7 @@ def domain(*words: str) -> Iterator[Domain]:
 def test_the_worker_finds_the_driver_library_that_the_guest_shows(root: Path) -> None:
     with domain("--gpus", "2") as guest:
         first, second = guest.run("one", root), guest.run("two", root)
-        with urllib.request.urlopen(f"{guest.platform}/simulated/gpu-rules.json", timeout=5) as answer:
+        with urllib.request.urlopen(f"{guest.platform}/simulated/gpu-rules.json", timeout=30) as answer:
             rules = GpuRules.model_validate_json(answer.read())
     assert (first["before"], first["after"]) == (False, True)
     assert second["before"] is True  # the ready state is the domain's, not a container's

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chrysalis_worker import paths
+from e2e.mortal import mortal
 from e2e.triton.install import ROOT, Installation
 
-SOCKET_SECONDS = 10.0
+SOCKET_SECONDS = 60.0
 
 
 @dataclass
@@ -57,8 +58,9 @@ def supervisor(folder: Path, repository: Path, installation: Installation) -> It
     argv = [sys.executable, "-m", "chrysalis_worker.supervisor", "--model-repository", str(repository), "--run", str(folders.triton)]
     argv += ["--triton-home", str(installation.triton_home), "--python-bin", str(installation.python_bin)]
     argv += ["--shared-memory-prefix", prefix, "--home", str(folders.scratch), "--drain-seconds", "30"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "worker-image")}
     with log.open("wb") as out:
-        process = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT, env={**os.environ, "PYTHONPATH": str(ROOT / "worker-image")})
+        process = subprocess.Popen(mortal(*argv), stdout=out, stderr=subprocess.STDOUT, env=environment)
     try:
         until = time.monotonic() + SOCKET_SECONDS
         while not folders.supervisor_socket.exists():
@@ -70,7 +72,7 @@ def supervisor(folder: Path, repository: Path, installation: Installation) -> It
         if process.poll() is None:
             process.terminate()
             try:
-                process.wait(20)
+                process.wait(60)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

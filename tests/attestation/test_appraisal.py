@@ -150,7 +150,7 @@ def test_a_refusal_needs_a_reason() -> None:
         Verdict.refused()
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(position=st.integers(0, 6000), value=st.integers(1, 255), end=st.integers(1, 9000))
 def test_any_change_of_a_quote_is_refused(judge: Appraise, platform: SimulatedPlatform, position: int, value: int, end: int) -> None:
     data = bytearray(platform.quote(bytes(range(64))))

@@ -312,7 +312,7 @@ def keeper(world: World, anchor: Anchor) -> Iterator[Keeper]:
 def test_the_anchor_follows_within_its_staleness(world: World, anchor: Anchor, keeper: Keeper) -> None:
     world.put_policy(world.acme, version=2)
     ended = threading.Event()
-    for _ in range(100):
+    for _ in range(3000):
         noted = anchor.read()
         if noted is not None and noted.policies[f"{world.acme.public.hex()}/workers"] == 2:
             break

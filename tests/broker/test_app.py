@@ -85,7 +85,7 @@ def test_oversized_and_unknown_fields(world: World, reasons: Reasons, name: str,
 
 
 @given(st.binary(max_size=200) | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(lambda v: json.dumps(v).encode()))
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_foreign_bytes_never_crash(world: World, body: bytes) -> None:
     for method, path in [("POST", "/v1/attest"), ("PUT", "/v1/keys/a"), ("PUT", "/v1/policies/a"), ("POST", "/v1/keys/a:release")]:
         answer = world.http.request(method, path, content=body)

@@ -186,17 +186,17 @@ def test_a_slow_key_service_holds_up_one_thread(database: Database, clock: Manua
 
     def slow(secret: bytes, context: bytes) -> bytes:
         began.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return encrypt(secret, context)
 
     keys._encryption.encrypt = slow
     held = threading.Thread(target=keys.key_set)
     held.start()
-    assert began.wait(10)
+    assert began.wait(60)
     assert signer(keys, clock).kid != first.kid
     assert len(keys.key_set()["keys"]) == 3
     go_on.set()
-    held.join(10)
+    held.join(60)
     assert len(keys.key_set()["keys"]) == 4
 
 

@@ -313,7 +313,7 @@ def test_vault_that_hangs_is_given_up(tmp_path: Path, clock: ManualClock) -> Non
 
     class Hanging(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            release.wait(10)
+            release.wait(60)
 
         def log_message(self, *_: Any) -> None:
             pass
@@ -336,7 +336,7 @@ def test_vault_that_hangs_is_given_up(tmp_path: Path, clock: ManualClock) -> Non
         release.set()
         server.shutdown()
         server.server_close()
-        thread.join(5)
+        thread.join(60)
 
 
 # PKCS #11

@@ -516,7 +516,7 @@ def test_a_running_broker_refreshes_by_itself(demanding: World, services: Simula
     services.ocsp.revoked.add(DEVICE.certificates[2].serial_number)
     demanding.deps.store.ocsp_failed(DEVICE.certificates[2].fingerprint(hashes.SHA256()).hex(), 0)  # due, as if half of its life had passed
     with demanding.http:  # its tasks run
-        for _ in range(200):
+        for _ in range(600):
             if demanding.reading(f"/v1/results/{result}").json()["revokedReason"]:
                 break
             time.sleep(0.1)

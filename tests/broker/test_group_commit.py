@@ -39,7 +39,7 @@ def test_what_fails_takes_back_only_its_own(database: Database) -> None:
 
     def first(_: Connection) -> None:
         begun.set()
-        go.wait(10)
+        go.wait(60)
 
     failed: list[type[BaseException]] = []
 
@@ -58,7 +58,7 @@ def test_what_fails_takes_back_only_its_own(database: Database) -> None:
 
     threads = [threading.Thread(target=database.transact, args=(first,))]
     threads[0].start()
-    begun.wait(10)
+    begun.wait(60)
     threads += [threading.Thread(target=work, args=(number,)) for number in range(WORKERS)]
     for thread in threads[1:]:
         thread.start()
@@ -66,7 +66,7 @@ def test_what_fails_takes_back_only_its_own(database: Database) -> None:
         threading.Event().wait(0.01)
     go.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert sorted(kind.__name__ for kind in failed) == ["IntegrityError"] * 4 + ["KeyError"] * 4
     assert names(database) == {f"n{number}" for number in range(WORKERS) if number % 4 not in (1, 2)}
 
@@ -82,7 +82,7 @@ def test_an_answer_means_that_it_is_committed(database: Database) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert seen == [True] * WORKERS
 
 

@@ -279,9 +279,14 @@ SHORT, PATIENCE = 1.5, 30.0
 
 
 @pytest.fixture
-def running(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server waits for its clients for a short time only."""
     monkeypatch.setattr(server, "HANDSHAKE_SECONDS", SHORT)
     monkeypatch.setattr(server, "HEADER_SECONDS", SHORT)
+
+
+@pytest.fixture
+def running(world: World) -> Iterator[Running]:
     bounds = LimitSettings(connections_per_address=8, connections=64, connections_per_second=1000)
     configuration = world.deps.settings.model_copy(update={"host": "127.0.0.1", "port": 0, "limits": bounds})
     object.__setattr__(world.deps, "settings", configuration)
@@ -324,7 +329,7 @@ REQUEST = b"POST /v1/challenge HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n"
         ("half a second request", True, REQUEST + b"POST /v1/ch"),
     ],
 )
-def test_silent_clients_are_let_go(running: Running, name: str, tls: bool, said: bytes) -> None:
+def test_silent_clients_are_let_go(impatient: None, running: Running, name: str, tls: bool, said: bytes) -> None:
     with connect(running, tls=tls) as connection:
         connection.sendall(said)
         assert closed_within(connection, PATIENCE)
@@ -347,7 +352,7 @@ def test_connections_beyond_the_limit_are_dropped_and_come_back(running: Running
         raise AssertionError
     for connection in held:
         connection.close()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE
     while running.server.connections.total and time.monotonic() < deadline:
         time.sleep(0.02)
     assert running.server.connections.total == 0

@@ -51,7 +51,7 @@ class Running:
 
     def stop(self) -> None:
         self.server.should_exit = True
-        self.thread.join(10)
+        self.thread.join(60)
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_plain_ports(world: World) -> None:
     server.start()
 
     def get(path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=5)
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=60)
         connection.request("GET", path)
         answer = connection.getresponse()
         return answer.status, answer.read()
@@ -231,12 +231,12 @@ def test_plain_ports_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     server = PlainServer("127.0.0.1", 0, {"/": lambda: (200, "text/plain", b"ok\n")})
     server.start()
     try:
-        silent = [socket.create_connection(("127.0.0.1", server.port), timeout=5) for _ in range(4)]
-        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as one_more:
+        silent = [socket.create_connection(("127.0.0.1", server.port), timeout=60) for _ in range(4)]
+        with socket.create_connection(("127.0.0.1", server.port), timeout=60) as one_more:
             assert one_more.recv(1) == b""
         silent.pop().close()
-        for _ in range(100):
-            with socket.create_connection(("127.0.0.1", server.port), timeout=5) as again:
+        for _ in range(3000):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=60) as again:
                 again.sendall(b"GET / HTTP/1.0\r\n\r\n")
                 with contextlib.suppress(ConnectionResetError):
                     if again.recv(64).startswith(b"HTTP/1.0 200"):

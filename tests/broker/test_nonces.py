@@ -33,7 +33,7 @@ def test_no_two_are_alike(clock: ManualClock) -> None:
 
 
 @given(position=st.integers(0, 31), change=st.integers(1, 255))
-@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_no_byte_may_change(clock: ManualClock, position: int, change: int) -> None:
     nonces = Nonces(b"k" * 32, clock, 60)
     nonce = bytearray(nonces.make()[0])

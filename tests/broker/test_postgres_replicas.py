@@ -17,6 +17,7 @@ from chrysalis.wire.broker import ResultView
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.reasons import Refused, WireError
 from e2e.broker_fleet import KEY_ID, NO_LIMITS, POLICY_NAME, Fleet
+from tests.stopwatch import Stopwatch
 
 ATTEMPTS = 24
 
@@ -56,21 +57,22 @@ def test_a_nonce_counts_once_over_all_replicas(fleet: Fleet) -> None:
 
 
 def test_a_policy_put_at_one_revokes_once_and_is_seen_at_the_other(fleet: Fleet) -> None:
-    async def story() -> tuple[str, ResultView, float]:
+    async def story() -> tuple[str, ResultView]:
         async with fleet.client(fleet.replicas[0]) as one, fleet.client(fleet.replicas[1]) as two:
             result = await one.attest(fleet.evidence((await one.challenge()).nonce))
             changes = two.watch_results(verdict="Accepted")
             heard = asyncio.ensure_future(anext(changes))
             await asyncio.sleep(0.5)
-            began = time.monotonic()
             tighter = fleet.policy(2, measurements=[fleet.measurement() | {"mrtd": "ab" * 48}])
-            await one.put_policy(POLICY_NAME, tighter)
-            _, view = await asyncio.wait_for(heard, 10)
-            return result.result_id, view, time.monotonic() - began
+            with taken:
+                await one.put_policy(POLICY_NAME, tighter)
+                _, view = await asyncio.wait_for(heard, 60)
+            return result.result_id, view
 
-    result, view, seconds = asyncio.run(story())
+    taken = Stopwatch(*(replica.process.pid for replica in fleet.replicas))
+    result, view = asyncio.run(story())
     assert (view.result_id, view.revoked_reason) == (result, "MeasurementNotAllowed")
-    assert seconds < 2.0
+    assert taken.seconds < 2.0
     time.sleep(1)  # the other replica's turn: there is nothing left for it to do
     store = store_of(fleet)
     revoked = [record for record in store.audit_log() if record.event == "ResultRevoked"]

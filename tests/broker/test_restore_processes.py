@@ -61,7 +61,7 @@ async def watched(fleet: Fleet, after: int, many: int) -> list[ResultView]:
     """The next changes after a number, as a watcher that goes on sees them."""
     async with fleet.client(fleet.replicas[-1]) as client:
         changes = client.watch_results(after=after)
-        return [(await asyncio.wait_for(anext(changes), 10))[1] for _ in range(many)]
+        return [(await asyncio.wait_for(anext(changes), 60))[1] for _ in range(many)]
 
 
 def newest(fleet: Fleet) -> int:

@@ -131,7 +131,7 @@ def api_server() -> Iterator[str]:
     yield f"http://127.0.0.1:{reviews.server_port}"
     reviews.shutdown()
     reviews.server_close()
-    thread.join(5)
+    thread.join(60)
 
 
 def test_a_login_with_a_service_account(vault: Vault, api_server: str, tmp_path: Path, clock: ManualClock) -> None:

@@ -18,6 +18,7 @@ from chrysalis.broker import main as broker_main
 from chrysalis.broker import watch
 from chrysalis.wire.broker import ResultView
 from chrysalis.wire.broker_client import BrokerClient
+from tests.stopwatch import Stopwatch
 
 World = Any
 Reasons = Callable[[Any], list[str]]
@@ -56,12 +57,12 @@ def test_every_change_of_a_result_is_seen(world: World) -> None:
 def test_a_wait_ends_with_the_change(world: World) -> None:
     start = number(world)
     timer = threading.Timer(0.5, lambda: attest(world))
-    timer.start()
-    began = time.monotonic()
-    found = poll(world, start, wait=10).json()
+    with Stopwatch() as taken:
+        timer.start()
+        found = poll(world, start, wait=60).json()
     timer.join()
     assert len(found["results"]) == 1
-    assert time.monotonic() - began < 0.5 + SEEN_WITHIN
+    assert taken.seconds < 0.5 + SEEN_WITHIN
 
 
 def test_a_wait_ends_without_a_change(world: World) -> None:
@@ -158,7 +159,7 @@ def port(world: World) -> Iterator[int]:
         time.sleep(0.01)
     yield server.servers[0].sockets[0].getsockname()[1]
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
 
 
 def test_a_client_sees_a_policys_revocation_in_time(world: World, port: int) -> None:
@@ -167,25 +168,26 @@ def test_a_client_sees_a_policys_revocation_in_time(world: World, port: int) -> 
     tdx = world.policy(world.acme)["tdx"]
     tighter = tdx | {"measurements": [tdx["measurements"][0] | {"mrtd": "ab" * 48}]}
 
-    async def watching() -> tuple[ResultView, float]:
+    async def watching() -> ResultView:
         pin = world.deps.keys.tls_spki_sha256.hex()
         async with BrokerClient(f"https://127.0.0.1:{port}", spki_sha256=pin, token=lambda: "operator") as client:
             changes = client.watch_results(worker="w")
             heard = asyncio.ensure_future(anext(changes))
             await asyncio.sleep(0.7)
-            began = time.monotonic()
-            answer = await asyncio.to_thread(world.put_policy, world.acme, version=2, tdx=tighter)
-            assert answer.status_code == 201
-            _, view = await asyncio.wait_for(heard, 10)
-            return view, time.monotonic() - began
+            with taken:
+                answer = await asyncio.to_thread(world.put_policy, world.acme, version=2, tdx=tighter)
+                assert answer.status_code == 201
+                _, view = await asyncio.wait_for(heard, 60)
+            return view
 
-    view, seconds = asyncio.run(watching())
+    taken = Stopwatch()
+    view = asyncio.run(watching())
     assert (view.result_id, view.revoked_reason) == (result, "MeasurementNotAllowed")
-    assert seconds < SEEN_WITHIN
+    assert taken.seconds < SEEN_WITHIN
 
 
 def test_server_sent_events_over_the_wire(world: World, port: int) -> None:
-    connection = http.client.HTTPSConnection("127.0.0.1", port, context=ssl._create_unverified_context(), timeout=10)
+    connection = http.client.HTTPSConnection("127.0.0.1", port, context=ssl._create_unverified_context(), timeout=60)
     connection.request("GET", "/v1/results?watch=true&after=0", headers={"authorization": "Bearer operator"})
     answer = connection.getresponse()
     assert answer.status == 200
@@ -193,9 +195,9 @@ def test_server_sent_events_over_the_wire(world: World, port: int) -> None:
     assert answer.readline() == b": watching from 0\n"
     answer.readline()
     result = attest(world)
-    began = time.monotonic()
-    assert answer.readline() == b"id: 1\n"
-    assert time.monotonic() - began < SEEN_WITHIN
+    with Stopwatch() as taken:
+        assert answer.readline() == b"id: 1\n"
+    assert taken.seconds < SEEN_WITHIN
     assert answer.readline() == b"event: result\n"
     assert result.encode() in answer.readline()
     connection.close()

@@ -6,7 +6,6 @@ import base64
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,8 @@ from chrysalis.attestation.policy_file import read_policy
 from chrysalis.cli.main import cli, main
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_POLICY
+from e2e.mortal import mortal
+from e2e.ports import free_port
 from e2e.simtd.pki import SimulatedPlatform
 
 POLICY: dict[str, Any] = {
@@ -195,7 +196,7 @@ class Broker:
     """A broker process of its own."""
 
     def __init__(self, folder: Path, owner: str) -> None:
-        ports = [self._free() for _ in range(3)]
+        ports = [free_port() for _ in range(3)]
         self.folder, self.url = folder, f"https://127.0.0.1:{ports[0]}"
         settings = {
             "stateDir": str(folder / "state"),
@@ -208,8 +209,8 @@ class Broker:
         self.start()
 
     def start(self) -> None:
-        self.process = subprocess.Popen([sys.executable, "-m", "chrysalis.broker.main", "--config", str(self.folder / "broker.yaml")])
-        deadline = time.monotonic() + 20
+        self.process = subprocess.Popen(mortal(sys.executable, "-m", "chrysalis.broker.main", "--config", self.folder / "broker.yaml"))
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline and self.process.poll() is None:
             if run("keys", "pin", self.url).return_value == 0:
                 return
@@ -218,12 +219,7 @@ class Broker:
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         os.kill(self.process.pid, how)
-        return self.process.wait(20)
-
-    @staticmethod
-    def _free() -> int:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            return int(listener.getsockname()[1])
+        return self.process.wait(60)
 
 
 @pytest.fixture

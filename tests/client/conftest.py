@@ -331,7 +331,7 @@ def serve(platform: SimulatedPlatform, tmp_path: Path) -> Iterator[Callable[...,
 
         def stop() -> None:
             server.should_exit = True
-            thread.join(5)
+            thread.join(60)
 
         stops.append(stop)
         return Served(worker, f"https://127.0.0.1:{port}")

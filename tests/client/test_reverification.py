@@ -127,14 +127,14 @@ def test_connections_of_the_pool_end_together_and_answers_in_flight_still_come(s
     arrived, release = threading.Barrier(jobs + 1), threading.Event()
 
     def hold() -> None:
-        arrived.wait(20)
-        release.wait(20)
+        arrived.wait(60)
+        release.wait(60)
 
     async def scenario() -> None:
         async with client(served, mode, clock) as made:
             worker.during = hold
             under_way = [asyncio.create_task(made.embeddings([f"early {number}"])) for number in range(jobs)]
-            await asyncio.to_thread(arrived.wait, 20)
+            await asyncio.to_thread(arrived.wait, 60)
             clock.advance(LIFE)
             renewed(worker, clock)
             worker.during, left = None, pool(made)

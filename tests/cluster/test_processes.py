@@ -17,11 +17,11 @@ from e2e.cluster.reasons import ClusterError, Reason
 
 @pytest.fixture
 def sleeper(tmp_path: Path) -> Process:
-    return processes.start("sleeper", ["sleep", "20"], group=tmp_path / "group", log=tmp_path / "log")
+    return processes.start("sleeper", ["sleep", "600"], group=tmp_path / "group", log=tmp_path / "log")
 
 
 def gone(process: Process) -> bool:
-    for _ in range(100):
+    for _ in range(6000):
         if not process.alive():
             return True
         time.sleep(0.01)
@@ -54,5 +54,5 @@ def test_what_a_daemon_writes_goes_to_its_log(tmp_path: Path) -> None:
 
 def test_a_group_that_cannot_be_joined_starts_nothing(tmp_path: Path) -> None:
     with pytest.raises(ClusterError) as refused:
-        processes.start("lost", ["sleep", "20"], group=tmp_path / "no" / "group", log=tmp_path / "log")
+        processes.start("lost", ["sleep", "600"], group=tmp_path / "no" / "group", log=tmp_path / "log")
     assert refused.value.reason == Reason.COMMAND_FAILED

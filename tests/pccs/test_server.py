@@ -31,11 +31,11 @@ def source() -> SimulatedSource:
 
 
 def get(pccs: FaultyPccs, path: str) -> httpx.Response:
-    return httpx.get(f"{pccs.url}{path}", timeout=5)
+    return httpx.get(f"{pccs.url}{path}", timeout=60)
 
 
 def put(pccs: FaultyPccs, document: Any) -> httpx.Response:
-    return httpx.put(f"{pccs.url}/control", content=json.dumps(document), timeout=5)
+    return httpx.put(f"{pccs.url}/control", content=json.dumps(document), timeout=60)
 
 
 def test_it_is_told_over_the_control_path() -> None:
@@ -96,6 +96,6 @@ def test_the_program(tmp_path: Path) -> None:
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr
         url = process.stderr.readline().rsplit(" ", 1)[1].strip()
-        assert httpx.get(f"{url}{TCB}", timeout=5).status_code == 200
+        assert httpx.get(f"{url}{TCB}", timeout=60).status_code == 200
         process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0

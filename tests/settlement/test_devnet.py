@@ -29,6 +29,7 @@ from chrysalis.settlement.committer import Committer
 from chrysalis.settlement.epoch_store import EpochStore
 from chrysalis.settlement.publisher import Publisher
 from chrysalis.settlement.store import Ledger
+from e2e.mortal import mortal
 
 pytestmark = pytest.mark.tvm
 TON = 1_000_000_000
@@ -56,7 +57,7 @@ def devnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devnet]:
     folder = tmp_path_factory.mktemp("devnet")
     config = folder / "devnet.json"
     process = subprocess.Popen(
-        [sys.executable, "-m", "e2e.devnet", "--config", str(config)], stdout=subprocess.DEVNULL, env=dict(os.environ), text=True
+        mortal(sys.executable, "-m", "e2e.devnet", "--config", config), stdout=subprocess.DEVNULL, env=dict(os.environ), text=True
     )
     try:
         seed = secrets.token_bytes(32)
@@ -85,7 +86,7 @@ def devnet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Devnet]:
         yield made
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(60)
 
 
 def test_jobs_are_committed_claimed_and_audited(devnet: Devnet, bench: Any, make_worker: Any, tmp_path: Path) -> None:
@@ -116,14 +117,14 @@ def test_jobs_are_committed_claimed_and_audited(devnet: Devnet, bench: Any, make
                 clock=clock,
                 valid_seconds=60,
             )
-            for _ in range(60):
+            for _ in range(240):
                 await committer.turn()
                 if (view := store.view()).committed is not None and view.committed.epoch == epoch:
                     break
                 await asyncio.sleep(0.5)
             found = await settlement.read(chain, devnet.contract)
             assert found.state.epoch == epoch
-            for _ in range(60):  # until the root is active
+            for _ in range(240):  # until the root is active
                 found = await settlement.read(chain, devnet.contract)
                 if found.state.due(found.now):
                     break

@@ -25,6 +25,7 @@ import pytest
 from chrysalis.attestation.appraisal import appraise
 from chrysalis.attestation.collateral import Collateral
 from chrysalis.clock import ManualClock, SystemClock
+from e2e.mortal import mortal
 from e2e.simtd import platform as simulated
 from e2e.simtd import runtime
 from e2e.simtd.pki import SimulatedPlatform
@@ -37,7 +38,7 @@ PLATFORM = SimulatedPlatform.create()
 
 def get(url: str) -> tuple[int, bytes, dict[str, str]]:
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with urllib.request.urlopen(url, timeout=30) as answer:
             return answer.status, answer.read(), dict(answer.headers)
     except urllib.error.HTTPError as error:
         return error.code, error.read(), dict(error.headers)
@@ -164,8 +165,10 @@ def test_no_answer_holds_a_private_key(pccs: str, guest: str) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="SKIPPED: a network namespace needs root")
 def test_a_domain_in_a_network_namespace_of_its_own() -> None:
     with tempfile.TemporaryDirectory() as state:  # short: a unix socket's path has 107 bytes at most
-        pod = subprocess.Popen(["unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 30"], stdout=subprocess.PIPE)
-        words = [sys.executable, "-m", "e2e.simtd.platform", "--state", state, "--listen", "127.0.0.1:0"]
+        pod = subprocess.Popen(
+            mortal("unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 600"), stdout=subprocess.PIPE
+        )
+        words = mortal(sys.executable, "-m", "e2e.simtd.platform", "--state", state, "--listen", "127.0.0.1:0")
         paths = {"PYTHONPATH": f"{ROOT / 'operator'}:{ROOT}"}
         hardware = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, **paths})
         try:
@@ -177,7 +180,7 @@ def test_a_domain_in_a_network_namespace_of_its_own() -> None:
             netns = f"/proc/{pod.pid}/ns/net"
             runtime.ask(state, {"op": "start", "sandbox": "s1", "netns": netns, "mrconfigid": "09" * 48})
             evidence = "http://127.0.0.1:8006/aa/evidence?runtime_data=x"
-            program = f"from urllib.request import urlopen; print(urlopen('{evidence}', timeout=5).read().decode())"
+            program = f"from urllib.request import urlopen; print(urlopen('{evidence}', timeout=30).read().decode())"
             enter = ["nsenter", f"--net={netns}", sys.executable, "-c", program]
             document = json.loads(subprocess.run(enter, capture_output=True, check=True, text=True).stdout)
             now = SystemClock().now()
@@ -186,7 +189,7 @@ def test_a_domain_in_a_network_namespace_of_its_own() -> None:
             assert verdict.accepted, verdict.reasons
             assert verdict.measurements["mrconfigid"] == "09" * 48
             with pytest.raises(OSError, match="refused"):
-                socket.create_connection(("127.0.0.1", 8006), timeout=1)  # not in this namespace
+                socket.create_connection(("127.0.0.1", 8006), timeout=30)  # not in this namespace
             runtime.ask(state, {"op": "stop", "sandbox": "s1"})
             assert subprocess.run(enter, capture_output=True).returncode != 0
             with pytest.raises(runtime.Denied, match="Error: "):
@@ -194,7 +197,7 @@ def test_a_domain_in_a_network_namespace_of_its_own() -> None:
         finally:
             for process in (hardware, pod):
                 process.terminate()
-                process.wait(10)
+                process.wait(60)
                 for stream in (process.stdout, process.stderr):
                     if stream is not None:
                         stream.close()
@@ -215,10 +218,10 @@ asyncio.run(ask())
 def test_the_simulated_nvml_of_a_domain_asks_the_service_of_that_domain() -> None:
     """Two domains of one platform: each has GPUs and a ready state of its own, and sees them at the guest's usual place."""
     with tempfile.TemporaryDirectory() as state:
-        words = ["unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 30"]
+        words = mortal("unshare", "--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 600")
         pods = [subprocess.Popen(words, stdout=subprocess.PIPE) for _ in range(2)]
         paths = {"PYTHONPATH": f"{ROOT / 'operator'}:{ROOT / 'worker-image'}:{ROOT}"}
-        words = [sys.executable, "-m", "e2e.simtd.platform", "--state", state, "--listen", "127.0.0.1:0", "--gpus", "2"]
+        words = mortal(sys.executable, "-m", "e2e.simtd.platform", "--state", state, "--listen", "127.0.0.1:0", "--gpus", 2)
         hardware = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={**os.environ, **paths})
         try:
             assert hardware.stderr is not None
@@ -236,7 +239,7 @@ def test_the_simulated_nvml_of_a_domain_asks_the_service_of_that_domain() -> Non
         finally:
             for process in (hardware, *pods):
                 process.terminate()
-                process.wait(10)
+                process.wait(60)
                 for stream in (process.stdout, process.stderr):
                     if stream is not None:
                         stream.close()

@@ -27,6 +27,8 @@ class NvmlGuest:
     def __init__(self, driver: SimulatedDriver) -> None:
         self.driver = driver
         self.asked: list[str] = []
+        self.answered = 0
+        self.called = threading.Event()
         self.returning = threading.Event()
         self.returning.set()
         self.report_seconds = 0.0
@@ -35,11 +37,13 @@ class NvmlGuest:
         class Handler(Answering):
             def do_GET(self) -> None:
                 outer.asked.append(self.path.removeprefix(nvml.PATH).partition("?")[0])
-                outer.returning.wait(20)
+                outer.called.set()
+                outer.returning.wait()
                 if outer.asked[-1] == "report":
                     time.sleep(outer.report_seconds)
                 said = outer.driver.answer(self.command, self.path)
                 self.answer(said.status, said.body, **said.headers)
+                outer.answered += 1
 
             do_POST = do_GET
 

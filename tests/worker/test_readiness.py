@@ -76,7 +76,7 @@ def bench(tmp_path: Path) -> Callable[..., Bench]:
 
 def run(scenario: Awaitable[None]) -> None:
     async def inside() -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             await scenario
 
     asyncio.run(inside())

@@ -53,7 +53,7 @@ def handshake(port: int, *, name: str | None = None, maximum: ssl.TLSVersion | N
     context.verify_mode = ssl.CERT_NONE
     if maximum is not None:
         context.maximum_version = maximum
-    connection = context.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=5), server_hostname=name)
+    connection = context.wrap_socket(socket.create_connection(("127.0.0.1", port), timeout=60), server_hostname=name)
     return connection.getpeercert(binary_form=True) or b"", connection
 
 
@@ -103,7 +103,7 @@ def test_tls_13_without_resumption(make_world: Any) -> None:
             contexts.append(context)
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-            with context.wrap_socket(socket.create_connection(("127.0.0.1", serving.port), timeout=5), session=earlier) as connection:
+            with context.wrap_socket(socket.create_connection(("127.0.0.1", serving.port), timeout=60), session=earlier) as connection:
                 connection.sendall(b"GET /v1/models HTTP/1.1\r\nHost: w\r\nConnection: close\r\n\r\n")
                 assert b"200 OK" in connection.recv(65536)  # a ticket would have come by now
                 return connection.session, connection.session_reused
@@ -169,7 +169,7 @@ def test_a_request_of_100_mb_is_refused_and_never_held(make_world: Any, declared
     size = 100 << 20
 
     def send(port: int) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         piece = bytes(1 << 20)
         headers = {"content-length": str(size)} if declared else {}
         body = (piece for _ in range(size >> 20))
@@ -196,12 +196,15 @@ def test_a_connection_that_asks_nothing_is_closed(make_world: Any, monkeypatch: 
         sessions.replace(await world.attested())
 
         def wait() -> bytes:
-            _, connection = handshake(serving.port)
-            with connection:
-                connection.sendall(b"GET /v1/models HTTP/1.1\r\nHo")  # never finished
-                return connection.recv(1)
+            try:
+                _, connection = handshake(serving.port)
+                with connection:
+                    connection.sendall(b"GET /v1/models HTTP/1.1\r\nHo")  # never finished
+                    return connection.recv(1)
+            except (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError):  # closed already, on a busy machine
+                return b""
 
-        assert await asyncio.wait_for(asyncio.to_thread(wait), 5) == b""
+        assert await asyncio.wait_for(asyncio.to_thread(wait), 60) == b""
 
     serve(world, scenario)
 

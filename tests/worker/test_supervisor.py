@@ -19,6 +19,7 @@ from chrysalis_worker import paths
 from chrysalis_worker.orders import Orders, TritonStatus
 from chrysalis_worker.reasons import WorkerError
 from chrysalis_worker.supervisor import ServerCommand
+from e2e.mortal import mortal
 from tests.conftest import ROOT
 
 OBEYS = "trap 'kill $!; exit 0' TERM; echo up > $HOME/up; sleep 60 & wait"
@@ -38,11 +39,11 @@ class Running:
         argv = [sys.executable, "-m", "chrysalis_worker.supervisor", "--run", str(folder), "--triton-home", str(home)]
         argv += ["--home", str(folder), "--shared-memory-prefix", f"chrysalis_test_{os.getpid()}_", "--drain-seconds", str(drain_seconds)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "worker-image")}
-        self.process = subprocess.Popen(argv, env=environment, stderr=subprocess.PIPE)
+        self.process = subprocess.Popen(mortal(*argv), env=environment, stderr=subprocess.PIPE)
         self.orders = Orders(folder / paths.SUPERVISOR_SOCKET)
 
     async def reachable(self) -> TritonStatus:
-        for _ in range(400):
+        for _ in range(6000):
             try:
                 return await self.orders.order("status")
             except WorkerError:
@@ -50,7 +51,7 @@ class Running:
         raise AssertionError("the supervisor did not come up")
 
     async def up(self) -> None:
-        for _ in range(400):
+        for _ in range(6000):
             if (self.folder / "up").exists():
                 (self.folder / "up").unlink()
                 return
@@ -58,7 +59,7 @@ class Running:
         raise AssertionError("the stand-in did not start")
 
     async def ended(self) -> int:
-        return await asyncio.wait_for(asyncio.to_thread(self.process.wait), 15)
+        return await asyncio.wait_for(asyncio.to_thread(self.process.wait), 60)
 
 
 @pytest.fixture
@@ -127,7 +128,7 @@ def test_a_triton_that_does_not_end_is_killed(start: object) -> None:
         await running.up()
         again = await running.orders.order("restart")
         assert again.pid != first.pid
-        for _ in range(200):  # its children are gone too, as soon as they are reaped
+        for _ in range(6000):  # its children are gone too, as soon as they are reaped
             try:
                 os.killpg(first.pid, 0)
             except ProcessLookupError:
@@ -146,17 +147,19 @@ def test_a_death_is_told_to_who_watches(start: object) -> None:
     async def scenario() -> None:
         await running.reachable()
         seen: list[TritonStatus] = []
+        told = asyncio.Event()
 
         async def watch() -> None:
             async for status in running.orders.watch():
                 seen.append(status)
+                told.set()
                 if status.state == "exited":
                     return
 
         watching = asyncio.create_task(watch())
-        await asyncio.sleep(0.05)
+        await told.wait()
         await running.orders.order("start")
-        await asyncio.wait_for(watching, 5)
+        await asyncio.wait_for(watching, 60)
         assert [s.state for s in seen] == ["idle", "running", "exited"]
         assert seen[-1].exit_code == 3
 
@@ -180,7 +183,7 @@ def test_the_end_of_the_pod_waits_for_the_agents_drain(start: object) -> None:
         watching = asyncio.create_task(watch())
         await asyncio.sleep(0.05)
         running.process.terminate()
-        await asyncio.wait_for(terminating.wait(), 5)
+        await asyncio.wait_for(terminating.wait(), 60)
         await asyncio.sleep(0.2)
         assert (await running.orders.order("status")).state == "running"  # still there for jobs in flight
         with pytest.raises(WorkerError):

@@ -86,7 +86,7 @@ class Running:
         self.world, self.agent, self.supervisor = world, agent, supervisor
         self.task = asyncio.create_task(agent.run())
 
-    async def until(self, what: Callable[[], bool], seconds: float = 20) -> None:
+    async def until(self, what: Callable[[], bool], seconds: float = 120) -> None:
         async with asyncio.timeout(seconds):
             while not what():
                 assert not self.task.done(), self.task
@@ -121,7 +121,7 @@ def go(make_world: Any, served: Any, installation: install.Installation) -> Iter
                 await scenario(running)
             finally:
                 agent.end()
-                await asyncio.wait_for(running.task, 20)
+                await asyncio.wait_for(running.task, 120)
 
         spec, secret, _ = served
         world = make_world(set_name, package=spec, secret=secret)
@@ -254,6 +254,6 @@ def test_the_end_of_the_pod(go: Any) -> None:
             await running.until(lambda: running.agent.state.in_flight == 2)
             running.supervisor.process.terminate()  # as the kubelet ends container triton first
             assert [(await job)[0] for job in jobs] == [200, 200]
-        assert await asyncio.wait_for(running.task, 20) == 0
+        assert await asyncio.wait_for(running.task, 120) == 0
 
     go(scenario)

@@ -81,7 +81,7 @@ class Scene:
     def endpoint(self) -> str:
         return f"https://127.0.0.1:{self.agent.ports['gateway']}"
 
-    async def until(self, what: Callable[[], bool], seconds: float = 8) -> None:
+    async def until(self, what: Callable[[], bool], seconds: float = 60) -> None:
         async with asyncio.timeout(seconds):
             while not what():
                 assert self.task is not None
@@ -188,13 +188,13 @@ def go(tmp_path: Path, package: Any, platform: SimulatedPlatform, clock: SystemC
                     await scenario(scene)
                 finally:
                     agent.end()
-                    assert await asyncio.wait_for(scene.task, 10) == 0
+                    assert await asyncio.wait_for(scene.task, 60) == 0
 
         asyncio.run(inside())
 
     yield run
     server.should_exit = True
-    thread.join(10)
+    thread.join(60)
     shutil.rmtree(short)
 
 

@@ -131,8 +131,8 @@ def test_renewal_carries_a_client_of_each_mode_over(go: Any) -> None:  # noqa: F
         for each in clients:
             await each.embeddings(["one"])
         session = scene.agent.state.session
-        async with asyncio.timeout(20):
-            await scene.until(lambda: scene.agent.state.session is not session, 20)
+        async with asyncio.timeout(200):
+            await scene.until(lambda: scene.agent.state.session is not session)
             await asyncio.sleep(max(0.0, (max(worker.expires_at for worker in first) - SystemClock().now()).total_seconds()) + 0.1)
         for each, before in zip(clients, first, strict=True):
             assert (await each.embeddings(["two"])).vectors
@@ -163,7 +163,7 @@ def test_the_broker_is_asked_whether_it_revoked_the_result(go: Any) -> None:  # 
         assert (await asyncio.to_thread(scene.broker.put_policy, scene.tenant, version=2, tdx=stricter)).status_code == 201
         asking = client(scene, "ear", revocation=revocation(scene, required=True))
         with pytest.raises(ClientError) as refused:
-            await connect_for(asking, 10)  # until the broker's sweep has come by
+            await connect_for(asking, 60)  # until the broker's sweep has come by
         assert refused.value.reason == "ResultRevoked"
         async with client(scene, "ear") as unasking:  # the result itself does not know it
             assert (await unasking.connect()).revocation == "NotChecked"

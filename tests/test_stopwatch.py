@@ -1,0 +1,56 @@
+"""The stopwatch counts work and waiting for somebody else; what a busy machine withholds it does not count."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from e2e.mortal import mortal
+from tests.stopwatch import Stopwatch
+
+WORK_SECONDS = 0.1
+
+
+def work() -> None:
+    began = time.thread_time()
+    while time.thread_time() - began < WORK_SECONDS:
+        pass
+
+
+def elsewhere() -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def asleep() -> None:
+    threading.Event().wait(WORK_SECONDS)
+
+
+@pytest.mark.parametrize("what", [work, elsewhere, asleep])
+def test_what_the_block_takes_is_counted(what: Callable[[], None]) -> None:
+    with Stopwatch() as watch:
+        what()
+    assert watch.seconds + watch.withheld >= WORK_SECONDS
+    assert watch.withheld >= 0
+
+
+def test_what_others_take_is_not() -> None:
+    """With more busy processes than processors, work takes several times as long by the clock."""
+    others = [subprocess.Popen(mortal("sh", "-c", "while :; do :; done")) for _ in range(2 * (os.cpu_count() or 1))]
+    try:
+        withheld = 0.0
+        while withheld < WORK_SECONDS / 2:  # until they are at work
+            with Stopwatch() as watch:
+                work()
+            withheld = watch.withheld
+    finally:
+        for process in others:
+            process.kill()
+            process.wait()
+    assert watch.seconds < 2 * WORK_SECONDS
