@@ -45,6 +45,7 @@ from chrysalis_worker.session import Appraisable, Attester, Session
 from chrysalis_worker.state import WorkerState
 from chrysalis_worker.tickets import TicketBook
 from e2e.simtd.pki import SimulatedPlatform
+from tests.worker.gateway_bench import run
 
 SET = "-239:0:" + "ab" * 32
 WALLET = "0:" + "cd" * 32
@@ -171,6 +172,8 @@ class FakeEngine:
     tokens_each: int = 3
     calls: int = 0
     gate: asyncio.Event | None = None
+    entered: asyncio.Event = field(default_factory=asyncio.Event)
+    """A job has come."""
 
     async def load(self) -> None:
         if self.failure is not None:
@@ -178,6 +181,7 @@ class FakeEngine:
 
     async def embed(self, texts: Sequence[str], seconds: float) -> Embedded:
         self.calls += 1
+        self.entered.set()
         if self.gate is not None:
             await self.gate.wait()
         if self.failure is not None:
@@ -364,3 +368,15 @@ def request_body(**changes: Any) -> bytes:
 @pytest.fixture
 def body_of() -> Callable[..., bytes]:
     return request_body
+
+
+@pytest.fixture
+def paid(make_world: Any, client_of: Any) -> Any:
+    """Plays a scenario with a Bench whose worker takes paid jobs alone."""
+    return run(make_world, client_of)
+
+
+@pytest.fixture
+def free(make_world: Any, client_of: Any) -> Any:
+    """Plays a scenario with a Bench whose worker has no settlement."""
+    return run(make_world, client_of, "none")

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from chrysalis_worker import gateway as gateway_module
-from tests.worker.test_gateway import Bench, free, reason  # noqa: F401 - a fixture
+from tests.worker.gateway_bench import Bench, reason
 
 
 @pytest.mark.parametrize(("patience", "status"), [(60.0, 200), (0.3, 408)])
 def test_a_body_that_does_not_come(
-    free: Any,  # noqa: F811
+    free: Any,
     body_of: Any,
     monkeypatch: pytest.MonkeyPatch,
     patience: float,
