@@ -34,6 +34,71 @@ def test_half_a_byte_is_damage() -> None:
     assert armor.from_hex(b"0x1234") == b"\x12\x34"
 
 
+def _characters(part: bytes) -> str:
+    return "".join(chr(byte) if 0x20 <= byte < 0x7F else "." for byte in part)
+
+
+def _dump(raw: bytes, form: str) -> bytes:
+    lines = []
+    for start in range(0, len(raw), 16):
+        part = raw[start : start + 16]
+        if form == "xxd":
+            lines.append(f"{start:08x}: {part.hex(' ', -2):<39}  {_characters(part)}")
+        elif form == "hexdump -C":
+            lines.append(f"{start:08x}  {part[:8].hex(' ')}  {part[8:].hex(' ')}  |{_characters(part)}|")
+        else:
+            lines.append(f"{start:06x} {part.hex(' ')}")
+    if form != "xxd":
+        lines.append(f"{len(raw):08x}")
+    return "\n".join(lines).encode()
+
+
+@given(st.binary(min_size=17, max_size=300), st.sampled_from(["xxd", "hexdump -C", "od"]))
+def test_dumps(raw: bytes, form: str) -> None:
+    assert armor.from_dump(_dump(raw, form)) == raw
+    assert armor.from_dump(_dump(raw, form).replace(b"\n", b"\r\n") + b"\r\n") == raw
+
+
+def test_a_dump_that_leaves_repeated_lines_out() -> None:
+    raw = bytes(range(16)) + bytes(64) + b"\1" * 16 + bytes(32)
+    text = b"00000000: 0001 0203 0405 0607 0809 0a0b 0c0d 0e0f  ................\n"
+    text += b"00000010: 0000 0000 0000 0000 0000 0000 0000 0000  ................\n*\n"
+    text += b"00000050: 0101 0101 0101 0101 0101 0101 0101 0101  ................\n"
+    text += b"00000060: 0000 0000 0000 0000 0000 0000 0000 0000  ................\n*\n00000080\n"
+    assert armor.from_dump(text) == raw
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"00000000",
+        b"00000000: 0001",
+        b"00000000: 0001\n00000003: 02",  # another offset
+        b"00000002: 0001\n00000004: 02",
+        b"0000000 0100 0302\n0000004",  # words, in whatever order
+        b"00000000  00 01\n00000002  0g",
+        b"00000000  00 01\n\n00000002  00",
+        b"00000000: 000\n00000001: 00",
+        b"*\n00000000: 00",
+        b"00000000: 00\n*\n*\n00000002",
+        b"00000000: 00\n*\nffffffffffff",  # more than a dump may stand for
+        b"00000000: 00\n*\n00000000",
+        b"00000000\n00000000: 00",
+    ],
+)
+def test_what_is_no_dump(text: bytes) -> None:
+    assert armor.from_dump(text) is None
+
+
+def test_utf_16() -> None:
+    for encoding in ("utf-16", "utf-16-be"):
+        text = "\ufeff0x0400" if encoding == "utf-16-be" else "0x0400"
+        assert armor.as_utf8(text.encode(encoding)) == b"0x0400"
+    for other in (b"0400", b"\xff\xfe\x00", b"\xff\xfe\x00\xd8", b""):
+        assert armor.as_utf8(other) == other
+
+
 @given(st.binary(min_size=1, max_size=300), st.booleans(), st.booleans())
 def test_base64_in_every_dress(raw: bytes, url: bool, padded: bool) -> None:
     text = base64.urlsafe_b64encode(raw) if url else base64.b64encode(raw)

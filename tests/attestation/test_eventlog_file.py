@@ -41,6 +41,8 @@ FORMS: dict[str, bytes] = {
     "base64, unpadded": BASE64.rstrip("=").encode(),
     "base64, URL-safe": URLSAFE.encode() + b"\n",
     "base64, mark": b"\xef\xbb\xbf" + BASE64.encode(),
+    "dumped": "\n".join(f"{start:08x}  {BARE[start : start + 16].hex(' ')}  |..|" for start in range(0, len(BARE), 16)).encode(),
+    "hexadecimal, UTF-16": HEX.encode("utf-16"),
     "base64, between lines": b"-----BEGIN CCEL-----\n" + wrapped(BASE64, 64, "\n") + b"\n-----END CCEL-----\n",
     "gzip": gzip.compress(LOG),
     "base64 of gzip": base64.b64encode(gzip.compress(LOG)),

@@ -1,4 +1,4 @@
-"""Binary evidence out of the wrappings in which tools hand it on: hexadecimal, base64, PEM-like lines, gzip.
+"""Binary evidence out of the wrappings in which tools hand it on: hexadecimal, dumps with offsets, base64, PEM-like lines, gzip.
 
 Each reader gives None for what is not in its form, so that a caller can try the next one, and raises ValueError for what
 is in its form and damaged.  Whether the bytes are evidence is asked elsewhere.
@@ -19,6 +19,10 @@ _APART = bytes.maketrans(b":,;\t\r\n", b"      ")
 _HEX = re.compile(rb"[0-9a-fA-F ]*\Z")
 _BASE64 = re.compile(rb"(?:[A-Za-z0-9+/]+|[A-Za-z0-9_-]+)={0,2}\Z")
 _LINES = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----\s(.+?)\s-----END \1-----\Z", re.DOTALL)
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_DUMPED = re.compile(rb"([0-9a-fA-F]{6,16})(:?)(?:[ \t]+(.*))?\Z")
+MAX_DUMPED = 1024 * 1024
+"""Bytes that a dump may stand for: a line of one asterisk repeats the line before up to the next offset."""
 _TEXT_CONTROLS = frozenset(range(32)) - {9, 10, 13}
 
 
@@ -36,6 +40,51 @@ def written(data: bytes) -> bytes:
     """A text without what tools put around it: byte order mark, blanks, the zeros of a buffer, one pair of quotation marks."""
     text = data.removeprefix(BOM).rstrip(b"\0").strip()
     return text[1:-1].strip() if len(text) > 1 and text[:1] == text[-1:] and text[:1] in (b'"', b"'") else text
+
+
+def as_utf8(data: bytes) -> bytes:
+    """A text in UTF-16, as some shells write what they redirect, in UTF-8; anything else as it is."""
+    if data[:2] not in _UTF_16:
+        return data
+    try:
+        return data.decode("utf-16").encode()
+    except UnicodeError:
+        return data
+
+
+def from_dump(text: bytes) -> bytes | None:
+    """A dump of lines, each with its offset and its bytes, perhaps with their characters behind them: xxd, hexdump -C, od -A x -t x1.
+
+    Every offset must be that of its line, so nothing else is taken for a dump; dumps of words, whose order a reader cannot know, are
+    none.  For whole files only: three short lines may stand for MAX_DUMPED bytes.
+    """
+    lines = [line.rstrip() for line in text.splitlines()]
+    out, last, repeated = bytearray(), b"", False
+    if _DUMPED.match(lines[0] if lines else b"") is None or len(lines) < 2:
+        return None
+    for number, line in enumerate(lines):
+        if line == b"*" and last and not repeated:
+            repeated = True
+            continue
+        match = _DUMPED.match(line)
+        if match is None:
+            return None
+        offset, colon, rest = int(match[1], 16), match[2], match[3] or b""
+        if repeated:
+            if not len(out) < offset <= MAX_DUMPED:
+                return None
+            out += (last * ((offset - len(out)) // len(last) + 1))[: offset - len(out)]
+        if offset != len(out) or (not rest and number + 1 < len(lines)):
+            return None
+        groups = rest.partition(b"  ")[0].split() if colon else rest.partition(b"|")[0].split()
+        if any(len(group) % 2 or (len(group) != 2 and not colon) for group in groups):
+            return None
+        try:
+            last, repeated = bytes.fromhex(b"".join(groups).decode()), False
+        except ValueError:
+            return None
+        out += last
+    return bytes(out)
 
 
 def from_hex(text: bytes) -> bytes | None:

@@ -1,4 +1,4 @@
-"""The boot event log out of a file: binary, also in gzip; hexadecimal or base64 text of it; JSON around one of these.
+"""The boot event log out of a file: binary, also in gzip; hexadecimal or base64 text of it, or a dump; JSON around one of these.
 
 Judges form only.  A log in JSON (a list of digests, as some runtimes keep for what they extend themselves) is not the
 firmware's log and is not read here; eventlog_list.py reads it, to be replayed.
@@ -32,6 +32,7 @@ def read(data: bytes) -> bytes:
     """
     if len(data) > MAX_FILE_BYTES:
         raise _malformed(f"the file of the event log has {len(data)} bytes; at most {MAX_FILE_BYTES} are read")
+    data = armor.as_utf8(data)
     text = armor.written(data)
     if not text:
         raise _malformed("the file of the event log is empty")
@@ -96,7 +97,8 @@ def _logs(document: Any) -> Iterator[tuple[str, bytes]]:
 
 
 def _from_text(text: bytes) -> bytes | None:
-    raw = _decoded(text)
+    raw = armor.from_dump(text)
+    raw = _decoded(text) if raw is None else raw
     return None if raw is None else _inflated(raw)
 
 

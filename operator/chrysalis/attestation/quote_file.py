@@ -1,6 +1,6 @@
 """The quote out of a file or a message: binary, or wrapped in one of the ways in which vendors' tools hand quotes on.
 
-Binary, also in gzip; hexadecimal or base64 text (armor.py); JSON that holds one of these in a member of a known name, or in
+Binary, also in gzip; hexadecimal or base64 text, or a dump (armor.py); JSON that holds one of these in a member of a known name, or in
 any member, if what is in it begins like a quote.  Judges form only.
 """
 
@@ -41,7 +41,8 @@ def read(data: bytes) -> bytes:
     QuoteTooLarge and QuoteUnreadable where the file is in none of the forms, QuoteMalformed where it is in one of them
     and damaged.
     """
-    text = data.removeprefix(armor.BOM).strip()
+    data = armor.as_utf8(data)
+    text = data.removeprefix(armor.BOM).rstrip(b"\0").strip()
     is_json = text[:1] in (b"{", b'"', b"[")
     limit = MAX_REPORT_BYTES if is_json else MAX_QUOTE_BYTES * (6 if armor.is_text(data[:256]) else 1)
     if len(data) > limit:
@@ -81,13 +82,15 @@ def _from_plain(data: bytes) -> bytes:
     if not text or not armor.is_text(text):
         return data
     try:
-        raw = armor.from_hex(text)
+        raw = armor.from_dump(text)
+        raw = armor.from_hex(text) if raw is None else raw
     except ValueError as error:
         raise _malformed(str(error), "truncated") from error
     if raw is not None:
         return raw
     try:
         raw = armor.from_base64(text)
+        raw = _hexadecimal_inside(raw) if raw is not None else None
     except ValueError as error:
         raise _unreadable("the file is text, but neither hexadecimal, base64 nor JSON", str(error)) from error
     # Many a word is base64 of something.
@@ -96,6 +99,13 @@ def _from_plain(data: bytes) -> bytes:
     if raw is not None and raw.lstrip()[:1] in (b"{", b"["):
         return _from_json(raw.strip())
     raise _unreadable("the file is text, but neither a quote in hexadecimal or base64, nor JSON with a member `quote`")
+
+
+def _hexadecimal_inside(raw: bytes) -> bytes:
+    """A quote's hexadecimal text that was put into base64 once more; anything else as it is; raises ValueError."""
+    inner = raw.strip() if _DIGITS.match(raw[:16].decode("latin-1")) else b""
+    found = armor.from_hex(inner) if inner else None
+    return raw if found is None else found
 
 
 def _inflated(raw: bytes) -> bytes:
@@ -191,10 +201,11 @@ def _from_value(value: object, what: str) -> bytes:
         return bytes(value)
     if not isinstance(value, str) or not value.isascii():
         raise _malformed(f"{what} is not hexadecimal or base64 text")
-    text = value.strip().encode()
+    text = value.rstrip("\0").strip().encode()
     try:
         raw = armor.from_hex(text)
-        raw = armor.from_base64(text) if raw is None else raw
+        if raw is None and (raw := armor.from_base64(text)) is not None:
+            raw = _hexadecimal_inside(raw)
     except ValueError as error:
         raise _malformed(f"{what} is damaged hexadecimal or base64 text", str(error)) from error
     if raw is None:

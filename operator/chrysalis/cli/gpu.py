@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from chrysalis.api.policy_gpu import GpuReferenceValues, GpuRules
-from chrysalis.attestation import policy_yaml
+from chrysalis.attestation import armor, policy_yaml
 from chrysalis.attestation.gpu import chain, evidence, nras, rim
 from chrysalis.attestation.gpu.appraisal import RemoteCheck, appraise_gpus
 from chrysalis.attestation.gpu.evidence import GpuEvidence
@@ -165,9 +165,9 @@ def _rim_lines(values: Sequence[GpuReferenceValues], findings: Sequence[tuple[Pa
 
 def _devices(reports: Sequence[Path], chains: Sequence[Path]) -> list[GpuEvidence]:
     """All devices of all files; the chains, by --chain or among the reports, belong to the raw reports, in order."""
-    given_files = [_read(path, evidence.MAX_EVIDENCE_BYTES) for path in reports]
+    given_files = [evidence.unwrapped(_read(path, evidence.MAX_EVIDENCE_BYTES)) for path in reports]
     is_json = [evidence.is_json(data) for data in given_files]
-    waiting = [_read(path, 2 * chain.MAX_CHAIN_BYTES) for path in chains]
+    waiting = [armor.as_utf8(_read(path, 2 * chain.MAX_CHAIN_BYTES)) for path in chains]
     waiting += [data for data, json_ in zip(given_files, is_json, strict=True) if not json_ and PEM in data]
     sent = [(data, json_) for data, json_ in zip(given_files, is_json, strict=True) if json_ or PEM not in data]
     raw = sum(not json_ for _, json_ in sent)
@@ -189,7 +189,7 @@ def _references(paths: Sequence[Path], rim_root: Path | None) -> tuple[list[GpuR
     findings: list[Finding] = []
     for path in paths:
         data = _read(path, 2 * rim.MAX_RIM_BYTES)
-        if data.lstrip()[:1] in (b"[", b"{") and b'"rim"' not in data[:4096]:
+        if data.lstrip()[:1] in (b"[", b"{") and b'"rim"' not in data:
             values += _digested(path, data)
             continue
         try:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chrysalis.attestation.gpu import evidence
+from chrysalis.attestation.gpu import chain, evidence
 from chrysalis.attestation.gpu.evidence import GpuEvidence
 from chrysalis.attestation.gpu.reasons import GpuError
 from e2e.simtd.gpu import LS10, SimulatedGpus
@@ -78,6 +80,17 @@ COLLECTION = {"__cmwc_t": "tag:vendor.example,2026:verifier-input", **SAID, "gpu
         [ENTRY | {"nonce": base64.urlsafe_b64encode(NONCE).decode().rstrip("=")}],
         [ENTRY | {"certificate": PARTS}],
         [ENTRY | {"evidence": ", ".join(f"0x{byte:02x}" for byte in REPORT)}],
+        [ENTRY | {"arch": "GH100"}],
+        [ENTRY | {"arch": "GPU_ARCHITECTURE_TYPE_HOPPER"}],
+        [ENTRY | {"nonce": list(NONCE)}],
+        [ENTRY | {"evidence": list(REPORT), "certificate": list(DEVICE.chain)}],
+        [ENTRY | {"evidence": {"type": "Buffer", "data": list(REPORT)}}],
+        [ENTRY | {"certificate": DEVICE.chain.decode().replace("\n", "\\n")}],
+        [ENTRY | {"certificate": DEVICE.chain.hex()}],
+        [_renamed(evidence="attestationReportHexStr") | {"attestationReportHexStr": REPORT.hex().upper()}],
+        [_renamed(evidence="spdm_report", certificate="certChainBase64Encoded")],
+        [_renamed(evidence="report", certificate="certs") | {"certs": DEVICE.chain.decode()}],
+        [ENTRY | {"evidence_hex": REPORT.hex()}],
     ],
 )
 def test_shapes_of_json(document: Any) -> None:
@@ -87,6 +100,37 @@ def test_shapes_of_json(document: Any) -> None:
         assert device.chain == DEVICE.chain.strip()
         assert device.stated.architecture == "Hopper"
         assert device.stated.nonce == NONCE
+
+
+TEXT = json.dumps([ENTRY])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        gzip.compress(TEXT.encode()),
+        TEXT.encode("utf-16"),
+        base64.b64encode(TEXT.encode()),
+        json.dumps(TEXT).encode(),
+        TEXT.encode() + bytes(7),
+    ],
+)
+def test_what_is_around_a_whole_file(data: bytes) -> None:
+    assert evidence.read(data) == evidence.from_json(TEXT)
+
+
+def test_certificates_in_der() -> None:
+    ders = [one.public_bytes(Encoding.DER) for one in DEVICE.certificates]
+    expected = chain.read(DEVICE.chain).certificates
+    listed = [ENTRY | {"certificate": [base64.b64encode(der).decode() for der in ders]}]
+    assert chain.read(evidence.from_json(json.dumps(listed))[0].chain).certificates == expected
+    for together in (b"".join(ders), b"".join(ders) + bytes(9), base64.b64encode(b"".join(ders)), b"".join(reversed(ders))):
+        [device] = evidence.read(gzip.compress(REPORT), together)
+        assert chain.read(device.chain).certificates == expected
+    for damaged in (b"".join(ders)[:-1], b"".join(ders) + b"\1", ders[0] * 9, b"\x30"):
+        with pytest.raises(GpuError) as refused:
+            chain.read(chain.read_pem(damaged))
+        assert refused.value.reason == "GpuChainUnreadable"
 
 
 def test_a_raw_report_needs_its_chain() -> None:
@@ -126,6 +170,10 @@ def _with(**changes: Any) -> str:
         (_with(nonce="G" * 40), "GpuEvidenceUnreadable"),
         (_with(nonce="ab0"), "GpuEvidenceUnreadable"),
         (_with(certificate=[1, 2]), "GpuEvidenceUnreadable"),
+        (_with(arch="GV100"), "GpuEvidenceUnreadable"),
+        (_with(other=base64.b64encode(VENDOR.device().report(NONCE)).decode()), "GpuEvidenceUnreadable"),
+        (json.dumps([_renamed(evidence="a") | {"b": VENDOR.device().evidence(NONCE)["evidence"]}]), "GpuEvidenceUnreadable"),
+        (json.dumps([_renamed(certificate="a") | {"b": ENTRY["certificate"]}]), "GpuEvidenceUnreadable"),
         (json.dumps([ENTRY, {"arch": "HOPPER"}]), "GpuEvidenceUnreadable"),
         (json.dumps([ENTRY, "lost"]), "GpuEvidenceUnreadable"),
         (json.dumps({"gpu_0": ENTRY, "gpu_1": {"error": "no report"}}), "GpuEvidenceUnreadable"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import json
 from collections.abc import Callable
@@ -89,6 +90,13 @@ ROWS: dict[str, tuple[str, bytes]] = {
     "JSON of something else": ("RimMalformed", b'{"measurements": []}'),
     "JSON around no base64": ("RimMalformed", b'{"rim": "<>"}'),
     "JSON with another digest": ("RimMalformed", json.dumps({"rim": base64.b64encode(GOOD).decode(), "sha256": "0" * 64}).encode()),
+    "JSON with a digest that is none": ("RimMalformed", json.dumps({"rim": base64.b64encode(GOOD).decode(), "sha256": 7}).encode()),
+    "JSON around two": ("RimMalformed", json.dumps([{"rim": base64.b64encode(GOOD).decode()}] * 2).encode()),
+    "JSON that names it twice": ("RimMalformed", b'{"rim": "", "rim": ""}'),
+    "deep JSON": ("RimMalformed", b"[" * 100_000),
+    "a CoRIM": ("RimMalformed", b"\xd9\x01\xf5\xa1"),
+    "JSON around a CoRIM": ("RimMalformed", json.dumps({"rim": base64.b64encode(b"\xd2\x84\x40").decode()}).encode()),
+    "gzip that is cut": ("RimMalformed", gzip.compress(GOOD)[:-9]),
     "document type": ("RimMalformed", b'<!DOCTYPE x [<!ENTITY e "x">]>' + GOOD),
     "external entity": ("RimMalformed", b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/hostname">]>' + GOOD),
     "UTF-16": ("RimMalformed", GOOD.decode().encode("utf-16")),
@@ -153,6 +161,11 @@ def test_the_values() -> None:
         b'<?xml version="1.0" encoding="UTF-8"?>\n' + GOOD,
         json.dumps({"id": "NV_GPU_DRIVER", "rim": base64.b64encode(GOOD).decode()}).encode(),
         json.dumps({"rim": base64.b64encode(GOOD).decode(), "sha256": hashlib.sha256(GOOD).hexdigest()}, indent=1).encode(),
+        json.dumps({"rim": base64.encodebytes(GOOD).decode(), "sha256": hashlib.sha256(GOOD).hexdigest().upper()}).encode(),
+        json.dumps([{"data": {"rim": base64.urlsafe_b64encode(GOOD).decode().rstrip("=")}}]).encode(),
+        json.dumps({"rim": GOOD.decode()}).encode(),
+        base64.b64encode(GOOD),
+        gzip.compress(GOOD),
     ],
 )
 def test_padding_and_wrapping_do_not_matter(data: bytes) -> None:

@@ -8,6 +8,7 @@ NVIDIA's own root may be left out, as TLS allows it: its key is known here.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import hmac
 import re
@@ -55,6 +56,7 @@ _UNDERSTOOD = {
     x509.AuthorityKeyIdentifier.oid,
     x509.ExtendedKeyUsage.oid,
 }
+_DER = b"\x30"
 _EXPLANATION = re.compile(rb"[\t\n\r\x20-\x7e]*")
 """What tools write around certificates (RFC 7468, section 5.2): names, dates, attributes."""
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
@@ -112,26 +114,46 @@ class Chain:
 
 
 def read_pem(data: bytes) -> bytes:
-    """PEM out of PEM (line ends, blank lines and zero padding as they may be) or base64 of it; raises GpuError.
+    """PEM out of PEM (line ends, written as escapes or not, blank lines and zero padding as they may be), out of certificates in DER
+    one behind the other, or out of base64 or hexadecimal of either; raises GpuError.
 
     Base64 may be broken into lines, unpadded, and in the URL-safe alphabet.
     """
     if len(data) > 2 * MAX_CHAIN_BYTES:
         raise _unreadable(f"the certificate chain has {len(data)} bytes; at most {MAX_CHAIN_BYTES} are read")
-    text = armor.written(data)
-    if b"-----BEGIN" not in text:
+    text = armor.written(data) if data[:1] != _DER else data
+    if b"-----BEGIN" not in text and text[:1] != _DER:
         try:
-            decoded = armor.from_base64(text)
+            decoded = armor.from_hex(text)
+            decoded = armor.from_base64(text) if decoded is None else decoded
         except ValueError as error:
             raise _unreadable("the certificate chain is neither PEM nor base64 of PEM", str(error)) from error
         if decoded is None:
             raise _unreadable("the certificate chain is neither PEM nor base64 of PEM")
-        text = armor.written(decoded)
+        text = armor.written(decoded) if decoded[:1] != _DER else decoded
+    if text[:1] == _DER:
+        text = _pem(text)
+    if b"\\n" in text:
+        text = text.replace(b"\\n", b"\n").strip()
     if b"-----BEGIN" not in text:
         raise _unreadable("the certificate chain holds no PEM")
     if len(text) > MAX_CHAIN_BYTES:
         raise _unreadable(f"the certificate chain has {len(text)} bytes; at most {MAX_CHAIN_BYTES} are read")
     return text
+
+
+def _pem(data: bytes) -> bytes:
+    """Certificates in DER, one behind the other and perhaps zeros behind the last, as PEM; raises GpuError."""
+    found: list[bytes] = []
+    rest = data
+    while rest.strip(b"\0"):
+        if rest[:2] != b"\x30\x82" or len(found) == MAX_CERTIFICATES:
+            raise _unreadable("the certificate chain is neither PEM nor certificates in DER, one behind the other")
+        size = 4 + int.from_bytes(rest[2:4], "big")
+        lines = base64.encodebytes(rest[:size])
+        found.append(b"-----BEGIN CERTIFICATE-----\n" + lines + b"-----END CERTIFICATE-----")
+        rest = rest[size:]
+    return b"\n".join(found)
 
 
 @lru_cache(maxsize=128)
@@ -153,7 +175,7 @@ def read(pem: bytes) -> Chain:
     return Chain(
         certificates=certificates,
         root_sha256=root,
-        architecture=_architecture(model),
+        architecture=architecture(model),
         hardware_model=model,
         device_id=hashlib.sha256(identity.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest(),
         fwid=_fwid(certificates[0]),
@@ -285,7 +307,8 @@ def _extension(extensions: x509.Extensions, kind: type[_T]) -> _T | None:
         return None
 
 
-def _architecture(model: str) -> GpuArchitecture | None:
+def architecture(model: str) -> GpuArchitecture | None:
+    """The family of a chip by its name (GH100 …), None where it is not one we know."""
     return next((architecture for prefix, architecture in _FAMILIES if model.startswith(prefix)), None)
 
 

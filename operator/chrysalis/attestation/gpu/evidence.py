@@ -10,6 +10,7 @@ What the JSON says beside report and certificates is not signed.  It is kept to 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,7 +30,11 @@ _R = GpuReason
 _ARCHITECTURES = {architecture.value.upper(): architecture for architecture in GpuArchitecture}
 _REPORT = ("evidence", "attestation_report", "attestationReport")
 _CHAIN = ("certificate", "cert_chain", "attestation_cert_chain", "attestationCertificateChain")
-"""What tools call a device's report and its certificates; the first is NVIDIA's SDK."""
+"""What tools call a device's report and its certificates; the first is NVIDIA's SDK.  Other names are known by what they hold."""
+_LIKE_REPORT = ("EeAB", "11e001", "11E001", "0x11e001", "0x11E001")
+"""How a report begins in base64 and hexadecimal: a request for signed measurements."""
+_LIKE_CHAIN = ("-----BEGIN CERTIFICATE", "LS0tLS1CRUdJTi")
+_ARCHITECTURE_PREFIX = "GPU_ARCHITECTURE_TYPE_"
 _COLLECTION = "__cmwc_t"
 """What says that an object is a collection of conceptual messages."""
 _NONCE_BYTES = 32
@@ -63,12 +68,29 @@ def read(data: bytes, chain_data: bytes | None = None) -> list[GpuEvidence]:
     """
     if len(data) > MAX_EVIDENCE_BYTES:
         raise GpuError(_R.GPU_EVIDENCE_TOO_LARGE, f"the evidence has {len(data)} bytes; at most {MAX_EVIDENCE_BYTES} are read")
+    data = unwrapped(data)
     if is_json(data):
         return from_json(data, chain_data)
     report = spdm.read(data)
     if chain_data is None:
         raise GpuError(_R.GPU_CHAIN_UNREADABLE, "a raw report says nothing of its certificates, and no chain was given")
     return [GpuEvidence(report, chain.read_pem(chain_data))]
+
+
+def unwrapped(data: bytes) -> bytes:
+    """A file without what is around the whole of it: gzip, UTF-16, base64 of JSON, JSON as a text in JSON; raises GpuError."""
+    try:
+        data = armor.as_utf8(armor.inflated(data, MAX_EVIDENCE_BYTES))
+    except ValueError as error:
+        raise _unreadable("the evidence cannot be unpacked", str(error)) from error
+    if is_json(data) or not armor.is_text(data[:256]):
+        return data
+    text = armor.written(data)
+    try:
+        inner = json.loads(data).encode() if text != data.rstrip(b"\0").strip() else armor.from_base64(text)
+    except (ValueError, RecursionError):
+        return data
+    return inner if inner is not None and is_json(inner) else data
 
 
 def is_json(data: bytes) -> bool:
@@ -84,7 +106,7 @@ def from_json(text: bytes | str, chain_data: bytes | None = None) -> list[GpuEvi
         plain = text.decode("utf-8-sig") if isinstance(text, bytes) else text
         if plain.count(",") > MAX_ITEMS:
             raise GpuError(_R.GPU_EVIDENCE_TOO_LARGE, f"the evidence has more than {MAX_ITEMS} members and items")
-        found = _found(envelope.parsed(plain), {}, 0)
+        found = _found(envelope.parsed(plain.rstrip("\0")), {}, 0)
     except envelope.Ambiguous as error:
         raise _unreadable("the evidence is ambiguous", str(error)[:200]) from error
     except (ValueError, RecursionError) as error:
@@ -132,10 +154,25 @@ def _beside(devices: set[str], value: Any) -> list[str]:
 def _is_device(item: dict[str, Any]) -> bool:
     """Whether this object has a report of its own; what holds further JSON under that name is an envelope."""
     for name in _REPORT:
-        value = _record(item.get(name))
+        value = _bytes(_record(item.get(name)))
         if value is not None and not isinstance(value, dict | list):
             return not (isinstance(value, str) and envelope.nested(value) is not None)
-    return False
+    return any(_looks(value, _LIKE_REPORT) for value in item.values())
+
+
+def _looks(value: Any, like: tuple[str, ...]) -> bool:
+    return isinstance(value, str) and value[:32].lstrip().startswith(like)
+
+
+def _names(item: dict[str, Any], known: tuple[str, ...], like: tuple[str, ...]) -> tuple[str, ...]:
+    """The names under which to look: the known ones, or else those under which there is what looks like it."""
+    return known if any(item.get(name) is not None for name in known) else tuple(name for name in item if _looks(item[name], like))
+
+
+def _bytes(value: Any) -> Any:
+    """Bytes that are kept as numbers, in hexadecimal; anything else, and a few numbers, are themselves."""
+    raw = envelope.as_bytes(value)
+    return value if raw is None or len(raw) < _NONCE_BYTES else raw.hex()
 
 
 def _record(value: Any) -> Any:
@@ -159,32 +196,47 @@ def digest(evidence: Sequence[GpuEvidence]) -> bytes:
 def _device(item: object, place: int, chain_data: bytes | None) -> GpuEvidence:
     if not isinstance(item, dict):
         raise _unreadable(f"device {place} of the evidence is no JSON object")
-    report = _first(item, _REPORT, place, limit=4 * spdm.MAX_REPORT_BYTES)
+    report = _first(item, _names(item, _REPORT, _LIKE_REPORT), place, limit=4 * spdm.MAX_REPORT_BYTES)
     if report is None:
         raise _unreadable(f"device {place} of the evidence has no member `evidence`")
-    certificate = _first(item, _CHAIN, place, limit=4 * chain.MAX_CHAIN_BYTES)
+    certificate = _first(item, _names(item, _CHAIN, _LIKE_CHAIN), place, limit=4 * chain.MAX_CHAIN_BYTES)
     pem = certificate.encode() if certificate is not None else chain_data
     if pem is None:
         raise GpuError(_R.GPU_CHAIN_UNREADABLE, f"device {place} of the evidence has no member `certificate`")
-    return GpuEvidence(spdm.read(report.encode()), chain.read_pem(pem), _stated(item, place))
+    raw = spdm.read(report.encode())
+    if any(_another(value, raw) for name, value in item.items() if name not in _REPORT):
+        raise _unreadable(f"device {place} of the evidence has a second report, which differs")
+    return GpuEvidence(raw, chain.read_pem(pem), _stated(item, place))
+
+
+def _another(value: Any, report: bytes) -> bool:
+    """Whether this is another report than the device's own: it would be passed over."""
+    return _looks(value, _LIKE_REPORT) and value.isascii() and spdm.read(value.encode()).rstrip(b"\0") != report.rstrip(b"\0")
 
 
 def _stated(item: dict[str, Any], place: int) -> Stated:
     arch = _text(item, "arch", place)
-    if arch is not None and arch.upper() not in _ARCHITECTURES:
+    architecture = _architecture(arch) if arch is not None else None
+    if arch is not None and architecture is None:
         raise _unreadable(f"device {place} of the evidence is of an architecture that is not known", arch[:64])
     nonce = _text(item, "nonce", place)
     devtools = item.get("devtools")
     if devtools is not None and not isinstance(devtools, bool):
         raise _unreadable(f"`devtools` of device {place} is neither true nor false")
     return Stated(
-        architecture=_ARCHITECTURES[arch.upper()] if arch is not None else None,
+        architecture=architecture,
         nonce=_nonce(nonce, place) if nonce is not None else None,
         driver_version=_first(item, ("driver_version", "driverVersion"), place, MAX_TEXT),
         vbios_version=_first(item, ("vbios_version", "vbiosVersion"), place, MAX_TEXT),
         uuid=_text(item, "uuid", place),
         devtools=devtools,
     )
+
+
+def _architecture(text: str) -> GpuArchitecture | None:
+    """An architecture by its name, or by that of a chip (GH100)."""
+    name = text.strip().upper().removeprefix(_ARCHITECTURE_PREFIX)
+    return _ARCHITECTURES.get(name) or chain.architecture(name)
 
 
 def _nonce(text: str, place: int) -> bytes:
@@ -210,14 +262,19 @@ def _first(item: dict[str, Any], names: Sequence[str], place: int, limit: int) -
 
 
 def _text(item: dict[str, Any], name: str, place: int, limit: int = MAX_TEXT) -> str | None:
-    value = _record(item.get(name))
+    value = _bytes(_record(item.get(name)))
     if value is None:
         return None
     if isinstance(value, list) and name in _CHAIN and all(isinstance(part, str) for part in value):
-        value = "\n".join(value)  # one text for each certificate
+        value = "\n".join(map(_certificate, value))  # one text for each certificate
     if not isinstance(value, str) or len(value) > limit or not value.isascii():
         raise _unreadable(f"`{name}` of device {place} is no plain text of at most {limit} characters")
     return value
+
+
+def _certificate(text: str) -> str:
+    """One certificate of a list: PEM, or base64 of DER as X.509 members of JSON have it (x5c)."""
+    return f"-----BEGIN CERTIFICATE-----\n{text.strip()}\n-----END CERTIFICATE-----" if text.lstrip().startswith("MI") else text
 
 
 def _unreadable(message: str, detail: str = "") -> GpuError:

@@ -12,6 +12,7 @@ import hmac
 import json
 import re
 from datetime import datetime
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -22,6 +23,7 @@ from signxml.exceptions import SignXMLException
 from signxml.verifier import SignatureConfiguration, XMLVerifier
 
 from chrysalis.api.policy_gpu import GpuArchitecture, GpuReferenceValues, ReferenceKind
+from chrysalis.attestation import armor, envelope
 from chrysalis.attestation.certificate_errors import UNREADABLE_X509, names_of
 from chrysalis.attestation.gpu.chain import MAX_CERTIFICATES, common_name, verify_path
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
@@ -37,6 +39,8 @@ DSIG = "{http://www.w3.org/2000/09/xmldsig#}"
 HASH = "{http://www.w3.org/2001/04/xmlenc#sha384}Hash"
 _VBIOS = re.compile(r"^[0-9A-Fa-f]{2}(\.[0-9A-Fa-f]{2}){4}$")
 _PRODUCTS = (("GH", GpuArchitecture.HOPPER), ("GB", GpuArchitecture.BLACKWELL), ("LS10", GpuArchitecture.LS10))
+_CBOR = tuple(bytes([tag]) for tag in (0xD2, 0xD8, 0xD9))
+"""How a CoRIM begins: tagged, signed or not."""
 _R = GpuReason
 
 
@@ -57,21 +61,38 @@ def digest(data: bytes, *, at: datetime | None, root_sha256: str = NVIDIA_RIM_RO
 
 
 def unwrapped(data: bytes) -> bytes:
-    """The SWID tag, out of the RIM service's answer {"id", "rim": base64, "sha256"} where it is in one, without padding; raises
-    GpuError (RimMalformed)."""
+    """The SWID tag, out of the RIM service's answer {"id", "rim": base64, "sha256"} where it is in one, whatever is around that, out of
+    base64 or gzip, without padding; raises GpuError (RimMalformed)."""
     if len(data) > 2 * MAX_RIM_BYTES:
         raise _malformed(f"the RIM has {len(data)} bytes; at most {MAX_RIM_BYTES} are read")
-    data = data.removeprefix(b"\xef\xbb\xbf").rstrip(b"\0").strip()
-    if not data.startswith(b"{"):
-        return data
     try:
-        answer = json.loads(data)
-        tag, stated = base64.b64decode(answer["rim"], validate=True), answer.get("sha256")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        data = armor.written(armor.inflated(data, 2 * MAX_RIM_BYTES))
+        if armor.is_text(data[:256]) and data[:1] not in (b"<", b"{", b"["):
+            data = armor.from_base64(data) or data
+        found = _answers(envelope.parsed(data), 0) if data[:1] in (b"{", b"[") else None
+        if found is None:
+            return data
+        if len(found) != 1:
+            raise _malformed(f"the RIM is JSON, but holds {len(found)} of the RIM service's answers, not one")
+        [(tag, stated)] = found
+    except (ValueError, RecursionError) as error:
         raise _malformed("the RIM is JSON, but not the RIM service's answer", f"{type(error).__name__}: {error}"[:200]) from error
-    if stated is not None and stated != hashlib.sha256(tag).hexdigest():
+    if stated is not None and (not isinstance(stated, str) or stated.lower() != hashlib.sha256(tag).hexdigest()):
         raise _malformed("the RIM is not the one whose SHA-256 the RIM service's answer states")
     return tag
+
+
+def _answers(value: Any, depth: int) -> list[tuple[bytes, Any]]:
+    """The tags in here, each with the SHA-256 that is stated beside it; raises ValueError."""
+    if depth > envelope.MAX_NESTING or not isinstance(value, dict | list):
+        return []
+    text = value.get("rim") if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        return [answer for _, item in envelope.items(value) for answer in _answers(item, depth + 1)]
+    tag = text.encode() if text.lstrip().startswith("<") else armor.from_base64(text.strip().encode())
+    if tag is None:
+        raise ValueError("its `rim` is neither base64 nor XML")
+    return [(tag, value.get("sha256") if isinstance(value, dict) else None)]
 
 
 def root_digest(der: bytes) -> str:
@@ -88,6 +109,8 @@ def _parse(data: bytes) -> etree._Element:
     """The tag's element, with nothing fetched, nothing expanded, and no document type."""
     if len(data) > MAX_RIM_BYTES:
         raise _malformed(f"the RIM has {len(data)} bytes; at most {MAX_RIM_BYTES} are read")
+    if data[:1] in _CBOR:
+        raise _malformed("this is a CoRIM (CBOR); only SWID tags are read")
     if b"<!DOCTYPE" in data or b"<!ENTITY" in data or data[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise _malformed("the RIM has a document type, or is not UTF-8; neither is accepted")
     try:

@@ -288,7 +288,8 @@ def _from_text(data: bytes) -> bytes:
     if not text or not armor.is_text(text):
         raise _unreadable("the report is neither an SPDM report nor hexadecimal or base64 text of one")
     try:
-        raw = armor.from_hex(text)
+        raw = armor.from_dump(text)
+        raw = armor.from_hex(text) if raw is None else raw
         raw = armor.from_base64(text) if raw is None else raw
         if raw is not None and raw[:2] == b"11":  # base64 of hexadecimal text, as some tools send it
             raw = armor.from_hex(raw) or raw
