@@ -359,3 +359,37 @@ def test_a_log_that_we_write_is_read_back(steps: list[tuple[int, EventType, byte
     for item in events:
         registers[item.register - 1] = sha(registers[item.register - 1] + item.digests[0xC])
     assert list(eventlog.replay(again)) == registers
+
+
+MANY_EVENTS, MANY_RULES = 4000, 64
+"""As many as a log and a policy may have, or nearly."""
+
+
+@pytest.mark.parametrize("value", ["01", "ee"])
+@pytest.mark.parametrize("kind", ["value", "valueSha384"])
+def test_many_rules_over_many_events_read_each_event_once_and_say_one_thing_each(
+    monkeypatch: pytest.MonkeyPatch, kind: str, value: str
+) -> None:
+    """Whoever writes both the policy and the log wants each rule to go through every event, and a reason for each pair."""
+    events = [event(0, "EV_EFI_VARIABLE_DRIVER_CONFIG", variable("SecureBoot", number.to_bytes(2, "big"))) for number in range(MANY_EVENTS)]
+    events.append(SECURE_BOOT)
+    wanted = value if kind == "value" else sha(bytes.fromhex(value)).hex()
+    given = [rule(0, "EV_EFI_VARIABLE_DRIVER_CONFIG", variable={"name": "SecureBoot", kind: wanted})] * MANY_RULES
+    read: list[bytes] = []
+    real = event_data.variable
+    monkeypatch.setattr(event_data, "variable", lambda data: read.append(data) or real(data))
+    found = event_data.judge(given, events, ALL)
+    assert len(read) <= len(events)
+    assert len(found) == MANY_RULES
+    words = "event 0, 1, 2, 3, 4, 5, 6, 7 gives the variable another value" if value == "01" else "no such event was measured"
+    assert {reason.message.partition(": ")[2] for reason in found} == {words}
+
+
+def test_many_texts_are_read_once_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    events = [event(2, "EV_IPL", b"text %d" % number) for number in range(MANY_EVENTS)]
+    read: list[Event] = []
+    real = event_data.texts
+    monkeypatch.setattr(event_data, "texts", lambda one: read.append(one) or real(one))
+    given = [rule(2, "EV_IPL", text=f"another {number}") for number in range(MANY_RULES)]
+    assert judged(given, events) == ["EventLogRuleUnmet"] * MANY_RULES
+    assert len(read) == MANY_EVENTS

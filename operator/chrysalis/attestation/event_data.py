@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import struct
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import islice
 
 from chrysalis.api.policy_events import EventRule, EventType, VariableRule
 from chrysalis.attestation.eventlog import EV_NO_ACTION, SHA384, Event, is_sound_separator
@@ -126,24 +127,24 @@ def judge(rules: Sequence[EventRule], events: Sequence[Event], replayed: Sequenc
     """
     if not rules:
         return [Reason.of(_R.EVENT_NOT_ALLOWED, "the policy allows no events (its list of rules is empty)")]
-    found: list[Reason] = []
-    places: dict[tuple[int, int], list[tuple[int, Event]]] = {}
-    for number, event in enumerate(events):
+    places: dict[tuple[int, int], list[_Entry]] = {}
+    for position, event in enumerate(events):
         if event.type != EV_NO_ACTION:
-            places.setdefault((event.register - 1, event.type), []).append((number, event))
+            places.setdefault((event.register - 1, event.type), []).append(_Entry(position, event))
+    found: list[Reason] = []
     listed: dict[int, set[int]] = {}
     for number, rule in enumerate(rules):
         if not replayed[rule.register_index]:
             continue
-        place = (rule.register_index, CODES[rule.type])
-        met = {position for position, event in places.get(place, []) if _proves(rule, event)}
+        entries = places.get((rule.register_index, CODES[rule.type]), [])
+        met = {entry.position for entry in _proving(rule, entries)}
         listed.setdefault(rule.register_index, set()).update(met)
         if not met:
-            found.append(_unmet(number, rule, places.get(place, [])))
+            found.append(_unmet(number, rule, entries))
         elif rule.variable is not None:  # the same variable with another value would contradict the rule
-            for position, event in places[place]:
-                if position not in met and _names(rule.variable, event):
-                    found.append(_contradicted(number, position, rule))
+            named = {entry.position for entry in entries if entry.is_of(rule.variable)}
+            if named - met:
+                found.append(_contradicted(number, sorted(named - met), rule))
     for register in sorted({rule.register_index for rule in rules if rule.closed and replayed[rule.register_index]}):
         extra = [
             f"{position} ({NAMES.get(event.type, f'{event.type:#010x}')})"
@@ -157,19 +158,61 @@ def judge(rules: Sequence[EventRule], events: Sequence[Event], replayed: Sequenc
     return found
 
 
-def _proves(rule: EventRule, event: Event) -> bool:
+@dataclass(frozen=True)
+class _Entry:
+    """An event and what is read out of it, once: there may be 4,096 events and 64 rules, and whoever wrote both may want it slow."""
+
+    position: int
+    event: Event
+
+    @cached_property
+    def variable(self) -> Variable | None:
+        return variable(self.event.data)
+
+    @cached_property
+    def value_sha384(self) -> bytes:
+        return b"" if self.variable is None else hashlib.sha384(self.variable.value).digest()
+
+    @cached_property
+    def is_proved(self) -> bool:
+        """Whether the digest is of the whole datum."""
+        return measured(self.event) == self.event.data
+
+    @cached_property
+    def texts(self) -> set[str]:
+        return texts(self.event)
+
+    def is_of(self, rule: VariableRule) -> bool:
+        """Whether this is the rule's variable, whatever its value."""
+        found = self.variable
+        return found is not None and found.name == rule.name and (rule.guid is None or found.guid == rule.guid.lower())
+
+
+def _proving(rule: EventRule, entries: Sequence[_Entry]) -> list[_Entry]:
+    """The events that prove a rule's datum."""
     if rule.sha384 is not None:
-        return event.digests.get(SHA384) == bytes.fromhex(rule.sha384)
+        digest = bytes.fromhex(rule.sha384)
+        return [entry for entry in entries if entry.event.digests.get(SHA384) == digest]
     if rule.text is not None:
-        return event.digests.get(SHA384) in text_digests(rule.text)
-    return rule.variable is not None and _says(rule.variable, event) and measured(event) == event.data
+        digests = text_digests(rule.text)
+        return [entry for entry in entries if entry.event.digests.get(SHA384) in digests]
+    return [entry for entry in _claiming(rule, entries) if entry.is_proved]
 
 
-def _claims(rule: EventRule, event: Event) -> bool:
-    """Whether the log's datum is the rule's, whatever the digest says."""
+def _claiming(rule: EventRule, entries: Sequence[_Entry]) -> list[_Entry]:
+    """The events whose datum in the log is the rule's, whatever their digests say."""
     if rule.text is not None:
-        return not _plain(rule.text).isdisjoint(texts(event))
-    return rule.variable is not None and _says(rule.variable, event)
+        plain = _plain(rule.text)
+        return [entry for entry in entries if not plain.isdisjoint(entry.texts)]
+    wanted = rule.variable
+    if wanted is None:
+        return []
+    named = [entry for entry in entries if entry.is_of(wanted)]
+    if wanted.value is not None:
+        value = bytes.fromhex(wanted.value)
+        return [entry for entry in named if entry.variable is not None and entry.variable.value == value]
+    digest = bytes.fromhex(wanted.value_sha384 or "")
+    return [entry for entry in named if entry.value_sha384 == digest]
 
 
 def _plain(text: str) -> set[str]:
@@ -177,34 +220,27 @@ def _plain(text: str) -> set[str]:
     return {text, *(text[len(prefix) :] for prefix in (p.decode() for p in PREFIXES) if text.startswith(prefix))}
 
 
-def _names(rule: VariableRule, event: Event) -> bool:
-    found = variable(event.data)
-    return found is not None and found.name == rule.name and (rule.guid is None or found.guid == rule.guid.lower())
-
-
-def _says(rule: VariableRule, event: Event) -> bool:
-    found = variable(event.data)
-    if found is None or not _names(rule, event):
-        return False
-    if rule.value is not None:
-        return found.value == bytes.fromhex(rule.value)
-    return rule.value_sha384 is not None and hashlib.sha384(found.value).digest() == bytes.fromhex(rule.value_sha384)
-
-
-def _unmet(number: int, rule: EventRule, events: Sequence[tuple[int, Event]]) -> Reason:
-    place = f"rule {number} of eventLog.rules ({rule.type} in RTMR{rule.register_index})"
-    claiming = [str(position) for position, event in events if _claims(rule, event)]
+def _unmet(number: int, rule: EventRule, entries: Sequence[_Entry]) -> Reason:
+    claiming = _claiming(rule, entries)
     if claiming:
-        message = f"{place}: the log says so in event {', '.join(claiming[:8])}, but that event's digest is not the hash of this datum"
+        said = f"the log says so in event {_listed(entry.position for entry in claiming)}"
+        message = f"{_place(number, rule)}: {said}, but that event's digest is not the hash of this datum"
         return Reason.of(_R.EVENT_DATA_UNPROVEN, message)
-    return Reason.of(_R.EVENT_LOG_RULE_UNMET, f"{place}: no such event was measured", f"{len(events)} events of this type in this register")
+    words = f"{len(entries)} events of this type in this register"
+    return Reason.of(_R.EVENT_LOG_RULE_UNMET, f"{_place(number, rule)}: no such event was measured", words)
 
 
-def _contradicted(number: int, position: int, rule: EventRule) -> Reason:
-    message = (
-        f"rule {number} of eventLog.rules ({rule.type} in RTMR{rule.register_index}): event {position} gives the variable another value"
-    )
+def _contradicted(number: int, positions: Sequence[int], rule: EventRule) -> Reason:
+    message = f"{_place(number, rule)}: event {_listed(positions)} gives the variable another value"
     return Reason.of(_R.EVENT_LOG_RULE_UNMET, message)
+
+
+def _place(number: int, rule: EventRule) -> str:
+    return f"rule {number} of eventLog.rules ({rule.type} in RTMR{rule.register_index})"
+
+
+def _listed(positions: Iterable[int]) -> str:
+    return ", ".join(str(position) for position in islice(positions, 8))
 
 
 def _text(data: bytes) -> str:
