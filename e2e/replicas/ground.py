@@ -41,6 +41,8 @@ class Brokers:
     measurements: list[dict[str, Any]] = field(default_factory=list)
     postgres: Postgres | None = None
     database: str = ""
+    older: str = ""
+    """A copy of the database as it was with policy and key, before the first worker."""
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Rows of the brokers' database."""
@@ -137,6 +139,8 @@ def worker(brokers: Brokers, console: Console) -> str:
         "evidenceClass": ["Simulated"],
     }
     put_key(world, record, world.state / "owner.key")
+    if brokers.postgres is not None:
+        brokers.older = brokers.postgres.copy(brokers.database)
     world.kubectl("apply", "-f", str(world.state / "policy-signed.yaml"))
     started = world.clock.monotonic()
     world.kubectl("apply", "-f", "-", given=json.dumps(manifest))

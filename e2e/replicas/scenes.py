@@ -1,4 +1,4 @@
-"""The three scenes.  Each changes something under a worker that serves, and says what a person would see of it."""
+"""Three scenes.  Each changes something under a worker that serves, and says what a person would see of it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def killed_mid_attestation(brokers: Brokers, console: Console) -> str:
         deadline = time.monotonic() + READY_SECONDS
         while time.monotonic() < deadline:
             if len(brokers.rows("select nonce from spent_nonces")) > spent:
-                killed.append(_process(broker_pods(world)[0]))
+                killed.append(process_of(broker_pods(world)[0]))
                 os.kill(killed[0], signal.SIGKILL)
                 return
             time.sleep(0.005)
@@ -60,7 +60,7 @@ def killed_mid_attestation(brokers: Brokers, console: Console) -> str:
     expect(now <= released, f"pods are Ready without a released key: {now - released}")
     expect(_refusals(brokers) == earlier, f"evidence was refused: {_refusals(brokers)}")
     _audit_is_whole(brokers)
-    until("the killed broker is back", lambda: _all_ready(broker_pods(world)), READY_SECONDS)
+    until("the killed broker is back", lambda: all_ready(broker_pods(world)), READY_SECONDS)
     return "a broker killed mid-attestation cost a repeated attempt and nothing else; the audit chain is whole"
 
 
@@ -127,16 +127,20 @@ def _ready_again(world: World, gone: set[str]) -> float:
 
     def ready() -> bool:
         pods = worker_pods(world, WORKER)
-        return len(pods) == REPLICAS and not {str(pod["metadata"]["uid"]) for pod in pods} & gone and _all_ready(pods)
+        return len(pods) == REPLICAS and not {str(pod["metadata"]["uid"]) for pod in pods} & gone and all_ready(pods)
 
     until("the new replicas are Ready", ready, READY_SECONDS)
     return time.monotonic() - started
 
 
-def _all_ready(pods: list[dict[str, Any]]) -> bool:
-    return len(pods) == REPLICAS and all(
-        any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", [])) for pod in pods
-    )
+def is_ready(pod: dict[str, Any]) -> bool:
+    """Whether a pod's condition Ready is True."""
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions", []))
+
+
+def all_ready(pods: list[dict[str, Any]]) -> bool:
+    """Whether these are as many as there shall be, each ready."""
+    return len(pods) == REPLICAS and all(map(is_ready, pods))
 
 
 def _ready_replicas(world: World) -> int:
@@ -148,7 +152,7 @@ def _attested(world: World, status: str) -> dict[str, Any] | None:
     return next((c for c in conditions if c["type"] == "Attested" and c["status"] == status), None)
 
 
-def _process(pod: dict[str, Any]) -> int:
+def process_of(pod: dict[str, Any]) -> int:
     """The broker's process of a pod, as the machine sees it."""
     uid = str(pod["metadata"]["uid"])
     for process in Path("/proc").glob("[0-9]*"):

@@ -10,7 +10,7 @@ from e2e.demo import ground as demo_ground
 from e2e.demo import hardware
 from e2e.demo.story import Console, Step
 from e2e.demo.world import World
-from e2e.replicas import ground, scenes
+from e2e.replicas import ground, rollback, scenes
 from e2e.replicas.ground import Brokers
 
 INSTANCE = instance_for("brokers")
@@ -37,6 +37,7 @@ def steps(world: World) -> list[Step]:
         ("A broker is killed mid-attestation", of(scenes.killed_mid_attestation)),
         ("The PCCS is down past half-life", of(scenes.pccs_down)),
         ("The policy is tightened", of(scenes.policy_tightened)),
+        ("The database goes back behind its anchor", of(rollback.state_rolled_back)),
         ("Down again", down),
     ]
     return [Step(number, title, run) for number, (title, run) in enumerate(played, 1)]
