@@ -196,6 +196,18 @@ def test_a_bundle_is_made_of_files(tools: Tools) -> None:
     pins = ("--owner", world.acme.public.hex(), "--ear-key", world.deps.keys.ear_public.hex())
     code, shown = tools.json("verify", "--bundle", file, *pins)
     assert (code, shown["statement"], shown["mode"]) == (0, "Absent", "ear"), shown
+    wrapped = folder / "wrapped.json"  # as other tools keep the same
+    (folder / "quote").write_text(json.dumps({"quote": parts["quote"].hex()}))
+    (folder / "event-log").write_bytes(base64.b64encode(parts["event-log"]))
+    (folder / "collateral").write_text(json.dumps({"collateral": json.loads(parts["collateral"])}))
+    assert tools("bundle", "make", *words, "--out", wrapped) == 0, tools.error
+    code, same = tools.json("verify", "--bundle", wrapped, *pins)
+    assert (code, same["verdict"], same["appraisal"]) == (0, shown["verdict"], shown["appraisal"])
+    (folder / "quote").write_bytes(b"password")
+    assert tools("bundle", "make", *words, "--out", wrapped) == 2
+    assert "QuoteUnreadable" in tools.error
+    (folder / "collateral").write_bytes(parts["collateral"])
+    (folder / "quote").write_bytes(parts["quote"])
     (folder / "evidence").write_text(evidence.model_dump_json(by_alias=True))
     assert tools("bundle", "make", "--evidence", folder / "evidence", "--collateral", folder / "collateral", "--out", file) == 0
     assert tools("bundle", "make", "--quote", folder / "quote", "--out", file) == 2

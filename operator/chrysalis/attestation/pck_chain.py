@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from chrysalis.attestation.anchor import TrustAnchor, follow, p256
 from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.collateral import chain, common_name
-from chrysalis.attestation.quote import BODY_TYPES, ECDSA_BYTES, HEADER_BYTES, QE_REPORT_BYTES, Quote
+from chrysalis.attestation.quote import BODY_TYPES, ECDSA_BYTES, HEADER_BYTES, QE_REPORT_BYTES, Quote, parse
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 
 AUTHORITIES = ("platform", "processor")
@@ -76,6 +76,14 @@ def claimed(quote: Quote) -> Platform:
     Raises AttestationError (CertificateInvalid, CollateralMismatch) where it says nothing that can be read.
     """
     return _claimed(quote.pck_chain)
+
+
+def claimed_or_none(raw: bytes) -> Platform | None:
+    """The platform that a quote's bytes say they are of; nothing is proved, and None where they say nothing that can be read."""
+    try:
+        return claimed(parse(raw))
+    except AttestationError:
+        return None
 
 
 @lru_cache(maxsize=64)

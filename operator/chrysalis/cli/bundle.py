@@ -12,9 +12,13 @@ import click
 from pydantic import ValidationError
 
 from chrysalis.api.base import Model
-from chrysalis.attestation.eventlog import MAX_LOG_BYTES
+from chrysalis.attestation import collateral_file, eventlog_file, pck_chain
+from chrysalis.attestation import quote as quotes
+from chrysalis.attestation.collateral import Collateral
 from chrysalis.attestation.policy_envelope import read_envelope
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
+from chrysalis.attestation.quote_file import MAX_REPORT_BYTES
+from chrysalis.attestation.reasons import AttestationError
 from chrysalis.cli import files, printing
 from chrysalis.cli.addresses import HTTPS
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
@@ -24,7 +28,6 @@ from chrysalis.clock import SystemClock, rfc3339
 from chrysalis.wire import owner_token
 from chrysalis.wire.broker import (
     MAX_INITDATA_BYTES,
-    MAX_QUOTE_BYTES,
     AttestationDocument,
     AttestResult,
     ClaimedIdentity,
@@ -105,7 +108,7 @@ def inspect(file: Path, output: str) -> int:
 
 @command.command("make")
 @click.option("--evidence", type=PATH, help="Evidence, or a worker's /.well-known/attestation, in JSON; instead of the next five.")
-@click.option("--quote", type=PATH, help="The quote, binary.")
+@click.option("--quote", type=PATH, help="The quote, in any form that `verify` reads.")
 @click.option("--initdata", type=PATH, help="The initdata's TOML.")
 @click.option("--event-log", type=PATH, help="The boot event log (CCEL).")
 @click.option("--keys", type=PATH, help="The session's public keys, JSON: tlsSpkiSha256, hpke, receipt.")
@@ -125,7 +128,7 @@ def make(file: Path, at: datetime | None, output: str, **given: Any) -> int:
     evidence = document.evidence if isinstance(document, AttestationDocument) else document or _evidence(given)
     collateral = document.collateral if isinstance(document, AttestationDocument) else ""
     if given["collateral"]:
-        collateral = files.read(given["collateral"], MAX_COLLATERAL_CHARACTERS).decode(errors="replace")
+        collateral = _collateral(given["collateral"], base64.b64decode(evidence.quote))
     bundle = Bundle(
         source="Files",
         made_at=SystemClock().now().replace(microsecond=0),
@@ -203,9 +206,9 @@ def _evidence(given: dict[str, Any]) -> Evidence:
     try:
         return Evidence(
             nonce=given["nonce"].hex(),
-            quote=_base64(given["quote"], MAX_QUOTE_BYTES),
-            initdata=_base64(given["initdata"], MAX_INITDATA_BYTES),
-            event_log=_base64(given["event_log"], MAX_LOG_BYTES) if given["event_log"] else "",
+            quote=_base64(quotes.read(files.read(given["quote"], MAX_REPORT_BYTES))),
+            initdata=_base64(files.read(given["initdata"], MAX_INITDATA_BYTES)),
+            event_log=_event_log(given["event_log"]) if given["event_log"] else "",
             keys=_parsed(Keys, given["keys"], files.read(given["keys"], 65536)),
             claimed=claimed,
         )
@@ -235,8 +238,22 @@ def _result(path: Path) -> BundleResult:
     )
 
 
-def _base64(path: Path, limit: int) -> str:
-    return base64.b64encode(files.read(path, limit)).decode()
+def _event_log(path: Path) -> str:
+    return _base64(eventlog_file.read(files.read(path, eventlog_file.MAX_FILE_BYTES)))
+
+
+def _collateral(path: Path, quote: bytes) -> str:
+    """The file as it is where it is QuoteCollateralV3 JSON, else its documents in that form."""
+    data = files.read(path, MAX_COLLATERAL_CHARACTERS)
+    try:
+        Collateral.from_json(data)
+        return data.decode()
+    except (AttestationError, UnicodeDecodeError):
+        return collateral_file.read(data, pck_chain.claimed_or_none(quote)).to_json()
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
 
 
 def _parsed(model: type[M], path: Path, raw: bytes) -> M:

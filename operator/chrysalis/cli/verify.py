@@ -72,13 +72,17 @@ def command(
     raw, flaw = b"", None
     try:
         raw = quotes.read(data)
+        if collateral is None:
+            quotes.parse(raw)  # what is no quote of a trust domain needs no collateral to be refused
     except AttestationError as error:
         if error.reason in UNREADABLE:
             raise
         flaw = Reason.from_error(error)
+    if collateral is None and flaw is not None:
+        return _show(Verdict.refused(flaw, scope="Policy" if spec else "GenuinenessAndTcb"), moment, output)
     if collateral is None:
         raise AttestationError(AttestationReason.COLLATERAL_MISSING, "no collateral was given; without it nothing can be verified")
-    documents = collateral_file.read(files.read(collateral, MAX_COLLATERAL_BYTES), _claimed(raw))
+    documents = collateral_file.read(files.read(collateral, MAX_COLLATERAL_BYTES), pck_chain.claimed_or_none(raw))
     toml = files.read(initdata, MAX_INITDATA_BYTES) if initdata else None
     log = eventlog_file.read(files.read(event_log, eventlog_file.MAX_FILE_BYTES)) if event_log else None
     if flaw is not None:
@@ -93,14 +97,6 @@ def command(
         event_log=log,
     )
     return _show(verdict, moment, output)
-
-
-def _claimed(raw: bytes) -> pck_chain.Platform | None:
-    """What the quote says that it is of, to choose from collateral of several platforms; nothing where that cannot be read."""
-    try:
-        return pck_chain.claimed(quotes.parse(raw))
-    except AttestationError:
-        return None
 
 
 def _too_large(message: str) -> AttestationError:
