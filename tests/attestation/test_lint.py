@@ -28,6 +28,7 @@ INITDATA: dict[str, Any] = {
     "wallets": ["0:" + "5" * 64],
 }
 WITH_INITDATA = {name: value for name, value in TUPLE.items() if name != "mrconfigid"} | {"initdata": INITDATA}
+SA = "INTEL-SA-0000"
 EXPIRED = TUPLE | {"name": "expired", "expires": "2026-01-01T00:00:00Z"}
 DENYING = WITH_INITDATA | {"name": "denying", "initdata": INITDATA | {"imageDigests": []}}
 UNPAID = WITH_INITDATA | {"name": "unpaid", "initdata": INITDATA | {"wallets": ["no address"]}}
@@ -98,7 +99,7 @@ FINDINGS: list[tuple[list[tuple[str, Any]], list[str]]] = [
     ([("tdx.tdAttributes.value", "0000003000000000")], ["AttributesUnreachable"]),
     ([("tdx.tdAttributes.value", "0000001000010000")], ["AttributesUnreachable"]),
     # It contradicts itself
-    ([("tdx.tcb.advisories", {"allow": ["A", "B"], "deny": ["B"]})], ["AdvisoryContradiction", "DenyUseless"]),
+    ([("tdx.tcb.advisories", {"allow": [SA + "1", SA + "2"], "deny": [SA.lower() + "2"]})], ["AdvisoryContradiction", "DenyUseless"]),
     ([("tdx.xfam", {"value": "e702060000000000", "mask": "00" + "ff" * 7})], ["MaskContradiction", "MaskOpen"]),
     ([("tdx.tdAttributes", {"value": "0000001000000001", "mask": "ff" * 7 + "00"})], ["MaskContradiction", "MaskOpen"]),
     ([("tdx.measurements", [TUPLE, TUPLE | {"mrtd": "cd" * 48}])], ["NameRepeated"]),
@@ -108,11 +109,14 @@ FINDINGS: list[tuple[list[tuple[str, Any]], list[str]]] = [
     ([("tdx.measurements", [TUPLE, TUPLE | {"name": "again"}])], ["TupleRepeated"]),
     ([("tdx.tcb.allowedStatuses", ["UpToDate", "OutOfDate"]), ("tdx.tcb.graceSeconds", 60)], ["GraceUseless", "WeakStatus", "Grace"]),
     ([("tdx.tcb.minEvaluationDataNumber", 0)], ["MinimumUseless"]),
-    ([("tdx.tcb.advisories", {"allow": ["A"], "deny": ["B"]})], ["DenyUseless"]),
+    ([("tdx.tcb.advisories", {"allow": [SA + "1"], "deny": [SA + "2"]})], ["DenyUseless"]),
     ([("tdx.measurements", [WITH_INITDATA | {"initdata": INITDATA | {"wallets": [*INITDATA["wallets"], "x"]}}])], ["WalletUnreadable"]),
     # It ends soon
     ([("tdx.measurements.0.expires", "2026-11-10T00:00:00Z")], ["ExpiresSoon"]),
     # It is wide
+    ([("tdx.tcb.advisories", {"allow": ["INTEL-SA-837"]})], ["AdvisoryUnreadable"]),
+    ([("tdx.tcb.advisories", {"allow": ["intel-sa-00837", "INTEL-DOC-00837"]})], []),
+    ([("tdx.tcb.advisories", {"deny": ["SA-00837"]})], ["AdvisoryUnreadable", "NotConstrained"]),
     ([("trustRoot", {"der": ROOT})], ["TrustRootSimulated"]),
     ([("isolation", ["PodTD", "NodeTD"])], ["NodeIsolation"]),
     ([("tdx.tcb.allowedStatuses", ["UpToDate", "OutOfDateConfigurationNeeded"])], ["WeakStatus"]),
@@ -134,7 +138,7 @@ FINDINGS: list[tuple[list[tuple[str, Any]], list[str]]] = [
 ERRORS = {"ListEmpty", "AllExpired", "AllTuplesDeny", "NameRepeated", "TrustRootUnreadable", "AttributesUnreachable"}
 
 
-@pytest.mark.parametrize(("changes", "codes"), FINDINGS, ids=[f"{row[0][0][0]}-{row[1][0]}" for row in FINDINGS])
+@pytest.mark.parametrize(("changes", "codes"), FINDINGS, ids=[f"{row[0][0][0]}-{'-'.join(row[1])}" for row in FINDINGS])
 def test_a_finding(changes: list[tuple[str, Any]], codes: list[str]) -> None:
     findings = found(*changes)
     assert [str(finding.code) for finding in findings] == codes

@@ -219,6 +219,8 @@ def test_grace_is_for_out_of_date_only(
         (["INTEL-SA-00001"], {"allow": []}, "AdvisoryNotAllowed"),
         (["INTEL-SA-00001", "INTEL-SA-00003"], {"allow": ["INTEL-SA-00001"]}, "AdvisoryNotAllowed"),
         (["INTEL-SA-00001"], {"deny": ["INTEL-SA-00001"]}, "AdvisoryDenied"),
+        (["INTEL-SA-00001"], {"deny": ["intel-sa-00001"]}, "AdvisoryDenied"),
+        (["INTEL-SA-00001"], {"allow": ["Intel-SA-00001"]}, ""),
         (["INTEL-SA-00001"], {"deny": ["INTEL-SA-00002"]}, ""),
         (["INTEL-SA-00001"], {}, ""),
     ],

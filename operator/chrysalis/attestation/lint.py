@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
@@ -34,6 +35,7 @@ SOON = timedelta(days=14)
 """Reference values that end earlier than this are reported."""
 PRODUCTION_BITS = (16, 18, 19, 20, 21, 22, 27, 28, 30, 31, 62, 63)
 """Of the TD attributes: what a domain in production may have.  The appraisal refuses every other one, whatever a policy says."""
+_ADVISORY = re.compile(r"INTEL-(SA|DOC)-[0-9]{5}")
 _PRODUCTION = sum(1 << bit for bit in PRODUCTION_BITS)
 
 
@@ -59,6 +61,7 @@ class LintCode(StrEnum):
     MINIMUM_USELESS = "MinimumUseless"
     DENY_USELESS = "DenyUseless"
     WALLET_UNREADABLE = "WalletUnreadable"
+    ADVISORY_UNREADABLE = "AdvisoryUnreadable"
     # Warnings: it ends soon
     EXPIRES_SOON = "ExpiresSoon"
     # Warnings: it is wide
@@ -177,7 +180,7 @@ def _no_wallet(item: Measurement) -> bool:
 
 def _contradictions(spec: AttestationPolicySpec) -> Iterator[LintFinding]:
     advisories = spec.tdx.tcb.advisories
-    for name in sorted(set(advisories.allow or []) & set(advisories.deny or [])):
+    for name in sorted({name.upper() for name in advisories.allow or []} & {name.upper() for name in advisories.deny or []}):
         yield _error(LintCode.ADVISORY_CONTRADICTION, "spec.tdx.tcb.advisories", f"allows and denies {name}; it is denied")
     for field, masked in (("tdAttributes", spec.tdx.td_attributes), ("xfam", spec.tdx.xfam)):
         if outside := _int(masked.value) & ~_int(masked.mask):
@@ -207,6 +210,11 @@ def _useless(spec: AttestationPolicySpec, at: datetime) -> Iterator[LintFinding]
     if tcb.advisories.allow is not None and tcb.advisories.deny:
         words = "adds nothing to advisories.allow, which refuses every advisory that it does not list"
         yield _warning(LintCode.DENY_USELESS, "spec.tdx.tcb.advisories.deny", words)
+    for field, names in (("allow", tcb.advisories.allow), ("deny", tcb.advisories.deny)):
+        for name in names or []:
+            if _ADVISORY.fullmatch(name.upper()) is None:
+                words = f"lists {name!r}, which is not in the form of Intel's (INTEL-SA-00837): no advisory is called so"
+                yield _warning(LintCode.ADVISORY_UNREADABLE, f"spec.tdx.tcb.advisories.{field}", words)
     seen: dict[str, str] = {}
     for item in spec.tdx.measurements:
         content = item.model_copy(update={"name": "x"}).model_dump_json()

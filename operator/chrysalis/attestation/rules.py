@@ -65,10 +65,11 @@ def tcb(rule: Tcb, claims: Claims, at: datetime) -> Finding:
 def platform(rule: Tcb, claims: Claims) -> list[Reason]:
     """Advisories, the age of the TCB data, and the platform's flags."""
     found = []
-    allow, deny = rule.advisories.allow, rule.advisories.deny
-    if allow is not None and (extra := sorted(set(claims.advisory_ids) - set(allow))):
+    allow, deny = _upper(rule.advisories.allow), _upper(rule.advisories.deny)
+    names = sorted(set(claims.advisory_ids))
+    if allow is not None and (extra := [name for name in names if name.upper() not in allow]):
         found.append(Reason.of(_R.ADVISORY_NOT_ALLOWED, f"advisories apply that the policy does not allow: {', '.join(extra)}"))
-    if deny is not None and (denied := sorted(set(claims.advisory_ids) & set(deny))):
+    if deny is not None and (denied := [name for name in names if name.upper() in deny]):
         found.append(Reason.of(_R.ADVISORY_DENIED, f"advisories apply that the policy denies: {', '.join(denied)}"))
     found += evaluation(rule, claims.evaluation_data_number)
     if claims.smt and not rule.allow_smt:
@@ -78,6 +79,11 @@ def platform(rule: Tcb, claims: Claims) -> list[Reason]:
     if claims.dynamic_platform and not rule.allow_dynamic_platform:
         found.append(Reason.of(_R.DYNAMIC_PLATFORM_NOT_ALLOWED, "the platform can (or may) be extended by processor packages"))
     return found
+
+
+def _upper(names: Sequence[str] | None) -> set[str] | None:
+    """A list of advisories in Intel's capitals: a denial must not fail for its letters."""
+    return None if names is None else {name.upper() for name in names}
 
 
 def evaluation(rule: Tcb, number: int) -> list[Reason]:
