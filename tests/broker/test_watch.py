@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import json
 import ssl
 import threading
 import time
@@ -148,7 +149,7 @@ def test_a_stream_tells_what_changes(world: World) -> None:
 
 
 @pytest.fixture
-def port(world: World) -> Iterator[int]:
+def server(world: World) -> Iterator[uvicorn.Server]:
     configuration = world.deps.settings.model_copy(update={"host": "127.0.0.1", "port": 0})
     object.__setattr__(world.deps, "settings", configuration)
     server: uvicorn.Server = broker_main.tls_server(world.deps)
@@ -157,9 +158,15 @@ def port(world: World) -> Iterator[int]:
     while not server.started:
         assert thread.is_alive()
         time.sleep(0.01)
-    yield server.servers[0].sockets[0].getsockname()[1]
+    yield server
     server.should_exit = True
     thread.join(60)
+
+
+@pytest.fixture
+def port(server: uvicorn.Server) -> int:
+    found: int = server.servers[0].sockets[0].getsockname()[1]
+    return found
 
 
 def test_a_client_sees_a_policys_revocation_in_time(world: World, port: int) -> None:
@@ -201,3 +208,28 @@ def test_server_sent_events_over_the_wire(world: World, port: int) -> None:
     assert answer.readline() == b"event: result\n"
     assert result.encode() in answer.readline()
     connection.close()
+
+
+def test_a_broker_that_ends_lets_its_watchers_go(world: World, server: uvicorn.Server, port: int, caplog: pytest.LogCaptureFixture) -> None:
+    """At once and in good order: both ways of watching get a whole answer, and nothing that was being answered is broken off."""
+    ready = broker_main.plain_paths(world.deps)[0]["/readyz"]
+    world.clock.advance(1)
+    world.deps.beat.at = world.deps.clock.monotonic()
+    assert ready()[0] == 200
+    after = world.deps.store.change_number()
+    ways = (f"/v1/results?watch=true&after={after}", f"/v1/results?wait=60&after={after}")
+    connections = [http.client.HTTPSConnection("127.0.0.1", port, context=ssl._create_unverified_context(), timeout=60) for _ in ways]
+    for connection, way in zip(connections, ways, strict=True):
+        connection.request("GET", way, headers={"authorization": "Bearer operator"})
+    stream = connections[0].getresponse()
+    assert stream.readline() == f": watching from {after}\n".encode()
+    time.sleep(0.5)  # the other one waits by now
+    server.should_exit = True
+    assert stream.read().replace(b": alive\n\n", b"") == b"\n"  # to its end: http.client raises where a body is cut off
+    poll_answer = connections[1].getresponse()
+    found = json.loads(poll_answer.read())
+    assert (poll_answer.status, found["results"], found["next"]) == (200, [], after)
+    assert ready() == (503, "text/plain", b"ending\n")
+    assert not [record for record in caplog.records if "Cancel" in record.getMessage()]
+    for connection in connections:
+        connection.close()

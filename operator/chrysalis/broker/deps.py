@@ -43,6 +43,17 @@ class Heartbeat:
     at: float = 0.0
 
 
+@dataclass
+class Ending:
+    """Whether the process has been told to end: it finishes what it is answering, and takes no more."""
+
+    begun: bool = False
+
+    def begin(self) -> None:
+        """From now on."""
+        self.begun = True
+
+
 @dataclass(frozen=True, kw_only=True)
 class Deps:
     """Everything that the application needs."""
@@ -73,6 +84,7 @@ class Deps:
     own_tasks: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(OWN_TASKS))
     limits: Limits = field(init=False)
     beat: Heartbeat = field(default_factory=Heartbeat)
+    ending: Ending = field(default_factory=Ending)
 
     def __post_init__(self) -> None:
         # frozen: the one member that is made of others

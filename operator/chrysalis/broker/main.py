@@ -196,7 +196,7 @@ def tls_server(deps: Deps) -> TlsServer:
         raise AssertionError("a TLS server without TLS")
     config.ssl.minimum_version = ssl.TLSVersion.TLSv1_3
     deps.certificates.load_into(config.ssl)
-    return TlsServer(config, deps.settings.limits, deps.clock, deps.limits.proven)
+    return TlsServer(config, deps.settings.limits, deps.clock, deps.limits.proven, deps.ending.begin)
 
 
 def plain_paths(deps: Deps, keeper: Keeper | None = None) -> tuple[dict[str, Check], dict[str, Check]]:
@@ -210,6 +210,8 @@ def plain_paths(deps: Deps, keeper: Keeper | None = None) -> tuple[dict[str, Che
     def readyz() -> tuple[int, str, bytes]:
         if not deps.beat.at:
             return 503, "text/plain", b"starting\n"
+        if deps.ending.begun:
+            return 503, "text/plain", b"ending\n"
         try:
             deps.store.collateral_keys()
         except Exception as error:  # the driver has many classes for a database that does not answer

@@ -149,9 +149,18 @@ class Protocol(H11Protocol):
 class TlsServer(uvicorn.Server):
     """uvicorn's server over bounded listeners."""
 
-    def __init__(self, config: uvicorn.Config, limits: LimitSettings, clock: Clock, proven: Recent) -> None:
+    def __init__(
+        self, config: uvicorn.Config, limits: LimitSettings, clock: Clock, proven: Recent, ending: Callable[[], None] = lambda: None
+    ) -> None:
+        """ending: called when the server has been told to end, before it waits for what is being answered."""
         super().__init__(config)
         self.connections = Connections(limits, clock, proven)
+        self._ending = ending
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let who waits for changes go, finish what is being answered, and end."""
+        self._ending()
+        await super().shutdown(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start the application and listen; ends the process with code 3 where either fails, as uvicorn does."""

@@ -57,8 +57,10 @@ class Place:
 class Watching:
     """One process's watchers."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, ending: Callable[[], bool] = lambda: False) -> None:
+        """ending: whether this process is about to end; its watchers are let go then, and go on elsewhere where they were."""
         self._store = store
+        self._ending = ending
         self._threads = CapacityLimiter(THREADS)
         self._number = 0
         self._read_at = float("-inf")
@@ -100,11 +102,11 @@ class Watching:
         return self._number
 
     async def beyond(self, after: int, seconds: float) -> bool:
-        """Wait until there is a change after a number, for some seconds at most; whether there is."""
+        """Wait until there is a change after a number, for some seconds at most, or until the process ends; whether there is."""
         until = time.monotonic() + seconds
         while await self.number() <= after:
             rest = until - time.monotonic()
-            if rest <= 0:
+            if rest <= 0 or self._ending():
                 return False
             await asyncio.sleep(min(LOOK_SECONDS, rest))
         return True
@@ -126,7 +128,7 @@ class Watching:
         """Server-sent events (HTML standard, section 9.2): `event: result`, its id the change's number, its data a ResultView."""
         until = time.monotonic() + seconds
         yield f": watching from {after}\n\n"
-        while (rest := until - time.monotonic()) > 0:
+        while (rest := until - time.monotonic()) > 0 and not self._ending():
             if not await self.beyond(after, min(rest, KEEP_ALIVE_SECONDS)):
                 yield ": alive\n\n"
                 continue

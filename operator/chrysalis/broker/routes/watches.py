@@ -28,7 +28,7 @@ class Watches:
 
     def __init__(self, deps: Deps) -> None:
         self._results = deps.results
-        self._watching = Watching(deps.store)
+        self._watching = Watching(deps.store, lambda: deps.ending.begun)
 
     @staticmethod
     def wanted(request: Request) -> bool:
