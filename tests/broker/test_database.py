@@ -139,3 +139,39 @@ def test_a_snapshot_sees_one_state_of_everything(database_url: str) -> None:
     with database.reading() as db:
         assert db.execute(text("SELECT value FROM counters WHERE name = 'inputs'")).scalar_one() == 1
     database.close()
+
+
+def test_a_database_is_ready_that_answers(database_url: str) -> None:
+    database = Database(database_url)
+    database.check()
+    database.transact(lambda db: db.execute(text("DROP TABLE counters")))
+    with pytest.raises(SQLAlchemyError):
+        database.check()
+    database.close()
+
+
+@pytest.mark.postgres
+def test_a_server_that_only_reads_is_not_ready_and_refuses_for_now(postgres_url: str) -> None:
+    """A standby, or a primary that was demoted: its sessions say so themselves."""
+    database = Database(postgres_url)
+
+    def turn(word: str) -> None:
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as db:
+            db.execute(text("SET default_transaction_read_only = off"))
+            db.execute(text(f'ALTER DATABASE "{database.engine.url.database}" SET default_transaction_read_only = {word}'))
+        database.engine.dispose()
+        database._readers.dispose()
+
+    turn("on")
+    with pytest.raises(BrokerError) as caught:
+        database.check()
+    assert caught.value.reason == BrokerReason.DATABASE_UNAVAILABLE
+    with pytest.raises(SQLAlchemyError) as refused:
+        database.transact(lambda db: db.execute(text("DELETE FROM spent_nonces")))
+    told = database_module.unavailable(refused.value)
+    assert told is not None
+    assert (told.reason, told.status) == (BrokerReason.DATABASE_UNAVAILABLE, 503)
+    turn("off")  # the twin
+    database.check()
+    database.transact(lambda db: db.execute(text("DELETE FROM spent_nonces")))
+    database.close()

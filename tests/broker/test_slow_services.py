@@ -103,12 +103,11 @@ def test_what_the_broker_does_by_itself_waits_for_no_request(world: World, monke
     result = world.attest(world.domain(world.acme)).json()["resultId"]
     stuck, held = threading.Event(), []
 
-    def hold() -> list[Any]:
+    def hold() -> None:
         held.append(1)
         assert stuck.wait(60)
-        return []
 
-    monkeypatch.setattr(world.deps.store, "collateral_keys", hold)
+    monkeypatch.setattr(world.deps.store.database, "check", hold)
     tighter = world.policy(world.acme)["tdx"]
     tighter["measurements"] = []
     spec = AttestationPolicySpec.model_validate(world.policy(world.acme, version=2, tdx=tighter))

@@ -77,6 +77,20 @@ class Database:
         """Whether replicas can share it (PostgreSQL)."""
         return self.engine.dialect.name == POSTGRESQL
 
+    def check(self) -> None:
+        """That it answers, and takes writes: a broker over a standby would be ready and could do nothing.
+
+        Raises BrokerError (DatabaseUnavailable), SQLAlchemyError.
+        """
+        with self.reading() as db:
+            if self.shared and db.execute(text("SHOW transaction_read_only")).scalar_one() == "on":
+                raise BrokerError(
+                    BrokerReason.DATABASE_UNAVAILABLE,
+                    "the broker's database only reads",
+                    "let database.url name the primary server; where it names several, with target_session_attrs=read-write",
+                )
+            db.execute(text("SELECT count(*) FROM counters")).scalar_one()
+
     def close(self) -> None:
         """Finish what is being written and close all connections."""
         self._writer.close()

@@ -213,10 +213,10 @@ def plain_paths(deps: Deps, keeper: Keeper | None = None) -> tuple[dict[str, Che
         if deps.ending.begun:
             return 503, "text/plain", b"ending\n"
         try:
-            deps.store.collateral_keys()
+            deps.store.database.check()
         except Exception as error:  # the driver has many classes for a database that does not answer
             log.error("not ready", extra={"event": "NotReady", "error": type(error).__name__})
-            return 503, "text/plain", b"the database does not answer\n"
+            return 503, "text/plain", b"the database does not answer, or only reads\n"
         if deps.audit_check.failure is not None:
             return 503, "text/plain", b"the audit log was changed\n"
         if keeper is not None and keeper.stale:

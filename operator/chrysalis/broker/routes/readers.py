@@ -66,5 +66,5 @@ def register(app: FastAPI, deps: Deps) -> None:
 
     @app.get("/readyz")
     async def readyz() -> dict[str, str]:
-        await run_in_threadpool(deps.store.collateral_keys)  # the database answers
+        await run_in_threadpool(deps.store.database.check)
         return {"status": "ok", "placement": deps.settings.placement.value}
