@@ -137,6 +137,27 @@ def test_roles_and_tenants(world: World, server: Running, acme: Authority, rival
     assert by == ["certificate root"]
 
 
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"sec-fetch-site": "none"}, 200),  # typed by the user
+        ({"origin": "https://elsewhere.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+    ],
+)
+def test_a_page_does_not_revoke_with_its_readers_certificate(
+    world: World, server: Running, acme: Authority, headers: dict[str, str], status: int
+) -> None:
+    path = f"/v1/results/{world.attest(world.domain(world.acme)).json()['resultId']}"
+    answer = ask(server, f"{path}:revoke", acme.issue("root"), "POST", **headers)
+    assert answer.status_code == status
+    assert (answer.json().get("reason") == "CallerNotAllowed") == (status == 403)
+    assert ("revokedAt" in ask(server, path, acme.issue("root")).json()) == (status == 200)
+
+
 def test_workers_need_none(server: Running) -> None:
     assert ask(server, "/v1/challenge", None, "POST").status_code == 200
     assert ask(server, "/v1/results", None).status_code == 401

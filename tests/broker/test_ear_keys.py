@@ -36,6 +36,11 @@ class Sick(RootKeyEncryption):
             raise RuntimeError("down")
         return super().encrypt(secret, context)
 
+    def decrypt(self, sealed: bytes, context: bytes) -> bytes:
+        if not self.well:
+            raise BrokerError(BrokerReason.KEY_SERVICE_UNAVAILABLE, "down", "wait")
+        return super().decrypt(sealed, context)
+
 
 @pytest.fixture
 def database(tmp_path: Path) -> Iterator[Database]:
@@ -49,6 +54,13 @@ def made(database: Database, clock: ManualClock, **settings: Any) -> EarKeys:
     return EarKeys(
         database=database, anchor=ANCHOR, encryption=Sick(bytes(32)), settings=EarKeySettings.model_validate(members), clock=clock
     )
+
+
+def fall_ill(keys: EarKeys) -> None:
+    """Its key service answers no more."""
+    sick = keys._encryption
+    assert isinstance(sick, Sick)
+    sick.well = False
 
 
 def signer(keys: EarKeys, clock: ManualClock, life: int = 600) -> CertifiedKey:
@@ -142,9 +154,7 @@ def test_a_long_stop_leaves_no_gap(database: Database, clock: ManualClock) -> No
 def test_a_key_service_that_is_down_stops_no_signing(database: Database, clock: ManualClock) -> None:
     keys = made(database, clock)
     before = signer(keys, clock)
-    sick = keys._encryption
-    assert isinstance(sick, Sick)
-    sick.well = False
+    fall_ill(keys)
     clock.advance(DAY - 1)
     assert signer(keys, clock).kid == before.kid
     clock.advance(1)
@@ -154,11 +164,26 @@ def test_a_key_service_that_is_down_stops_no_signing(database: Database, clock: 
     assert keys.signer(now, now + 600) is ANCHOR
 
 
+def test_a_key_whose_turn_comes_while_the_key_service_is_down_was_opened_before(database: Database, clock: ManualClock) -> None:
+    keys = made(database, clock)
+    first = signer(keys, clock)
+    clock.advance(REFRESH_SECONDS)
+    signer(keys, clock)  # reads again: the next one is there by now
+    fall_ill(keys)
+    clock.advance(DAY)
+    following = signer(keys, clock)
+    assert following.kid != first.kid
+    # the twin: who comes only now, and has opened none, says why
+    late = made(database, clock)
+    fall_ill(late)
+    with pytest.raises(BrokerError) as caught:
+        signer(late, clock)
+    assert caught.value.reason == BrokerReason.KEY_SERVICE_UNAVAILABLE
+
+
 def test_without_any_key_the_failure_is_not_hidden(database: Database, clock: ManualClock) -> None:
     keys = made(database, clock)
-    sick = keys._encryption
-    assert isinstance(sick, Sick)
-    sick.well = False
+    fall_ill(keys)
     with pytest.raises(RuntimeError):
         keys.signer(0, 1)
 

@@ -289,12 +289,27 @@ class EarKeys:
             if problem is not None and not rows and self._read_at is None:
                 raise problem
             known = {row.certificate for row in rows}
+            opened = self._open_ahead(rows)
             with self._lock:
                 self._rows, self._recalled, self._shared = rows, recalled, shared
-                self._opened = {certificate: key for certificate, key in self._opened.items() if certificate in known}
+                self._opened = {certificate: key for certificate, key in (self._opened | opened).items() if certificate in known}
         self._read_at = now
         if problem is not None:  # what was read before is good for as long as it says
             log.warning("signing keys not read again", extra={"event": "EarKeysStale", "error": type(problem).__name__})
+
+    def _open_ahead(self, rows: list[Row]) -> dict[str, CertifiedKey]:
+        """The keys that sign or will sign and are not open yet: when its turn comes, the key service may be away.
+
+        What cannot be opened now is tried again at the next reading, and at its first use.
+        """
+        now, opened = unix(self._clock.now()), {}
+        for row in rows:
+            if now < row.signs_until and row.certificate not in self._opened:
+                try:
+                    opened[row.certificate] = self._opened_from(row)
+                except ChrysalisError as error:
+                    log.warning("a signing key cannot be opened ahead", extra={"event": "EarKeysStale", "reason": str(error.reason)})
+        return opened
 
     def _missing(self, rows: list[Row], now: int) -> tuple[int, int] | None:
         """The window of the key that has to be made, or None: one that covers now, then one that follows the last."""
@@ -332,9 +347,12 @@ class EarKeys:
     def _open(self, row: Row) -> CertifiedKey:
         known = self._opened.get(row.certificate)
         if known is None:
-            certificate = form.open_certificate(row.certificate, self._anchor_public)
-            known = self._opened[row.certificate] = CertifiedKey(self._private(row), certificate, row.certificate)
+            known = self._opened[row.certificate] = self._opened_from(row)
         return known
+
+    def _opened_from(self, row: Row) -> CertifiedKey:
+        certificate = form.open_certificate(row.certificate, self._anchor_public)
+        return CertifiedKey(self._private(row), certificate, row.certificate)
 
     def _private(self, row: Row) -> form.PrivateKey:
         secret = self._encryption.decrypt(row.sealed_key, context(row.kid))

@@ -67,6 +67,12 @@ async def caller_of(request: Request, deps: Deps) -> Caller:
     deps.limits.before_call(origin)
     authorization = request.headers.get("authorization", "")
     certificate = request.scope.get("state", {}).get(PEER_CERTIFICATE)
+    if not authorization and certificate is not None and _of_a_page(request):
+        raise BrokerError(
+            BrokerReason.CALLER_NOT_ALLOWED,
+            "a client certificate does not count for what a web page sends",
+            "use the tools, or send a bearer token: a browser adds the certificate to any site's request",
+        )
     try:
         caller = await to_thread.run_sync(deps.callers.authenticate, authorization, certificate, limiter=deps.checks)
     except BrokerError as error:
@@ -75,3 +81,8 @@ async def caller_of(request: Request, deps: Deps) -> Caller:
         raise
     deps.limits.call(origin, caller.name)
     return caller
+
+
+def _of_a_page(request: Request) -> bool:
+    """Whether a browser sends this for a page (Fetch standard, Fetch Metadata): the broker has none, so it is another site's."""
+    return "origin" in request.headers or request.headers.get("sec-fetch-site", "none") != "none"
