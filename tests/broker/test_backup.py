@@ -184,6 +184,38 @@ def test_a_changed_backup_is_refused_and_leaves_nothing(used: World, tmp_path: P
     load(used, tmp_path / "backup.tar", settings)  # the twin; and nothing was left behind
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda m: m.update({"policies.jsonl": m["policies.jsonl"].replace(b'"version":1', b'"version":9')}), id="row changed"),
+        pytest.param(lambda m: m.update({"policies.jsonl": b""}), id="rows left out"),
+        pytest.param(lambda m: m.update({"key_records.jsonl": m["key_records.jsonl"][:0]}), id="key records left out"),
+        pytest.param(lambda m: m.update({"state-keys.json": m["state-keys.json"] + b" "}), id="keys changed"),
+    ],
+)
+def test_what_is_loaded_is_what_was_checked(
+    used: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, bytes]], None]
+) -> None:
+    """Whoever may write where the backup lies exchanges it between the check and the restore."""
+    path = tmp_path / "backup.tar"
+    save(used, path)
+    settings, check, good = elsewhere(used, tmp_path), backup.read, path.read_bytes()
+
+    def checked(*given: Any) -> Any:
+        manifest = check(*given)
+        path.write_bytes(rewritten(path, change).read_bytes())
+        return manifest
+
+    monkeypatch.setattr(backup, "read", checked)
+    assert reason(lambda: load(used, path, settings)) == "BackupInvalid"
+    if "key_records" in str(change.__code__.co_consts):
+        path.write_bytes(good)
+        assert reason(lambda: list(backup.recovery_copies(path, None))) == "BackupInvalid"
+    monkeypatch.undo()
+    path.write_bytes(good)
+    load(used, path, settings)  # the twin; and nothing was left behind
+
+
 @pytest.mark.parametrize("content", [b"", b"x" * 2048, b"\0" * 2048])
 def test_foreign_files_are_refused(used: World, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file").write_bytes(content)

@@ -160,6 +160,40 @@ def test_two_replicas_do_not_work_on_one_sweep(world: World) -> None:
     assert store.pending_sweeps() == 1
 
 
+def test_owners_come_by_turns(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has ten thousand results does not keep another one's revocation waiting, however often it changes its policy."""
+    monkeypatch.setattr(reappraisal, "BATCH", 1)
+    many = [accepted(world) for _ in range(6)]
+    other = accepted(world, world.rival)
+    assert world.put_policy(world.acme, version=2, tdx=no_measurement(world)).status_code == 201
+    world.deps.store.request_reappraisal(Cause.COLLATERAL_CHANGED, 0)  # concerns everybody
+    rivals = world.policy(world.rival)["tdx"]
+    refused = rivals | {"measurements": [rivals["measurements"][0] | {"mrtd": "ab" * 48}]}
+    assert world.put_policy(world.rival, version=2, tdx=refused).status_code == 201
+    before = world.deps.store.change_number()
+    assert world.deps.reappraiser.work() == 7
+    order = [result.result_id for _, result in world.deps.store.changes(before)]
+    assert order.index(other) < 4  # each turn of the others has ended one of acme's at most
+    assert set(order) == {*many, other}
+    assert world.deps.store.pending_sweeps() == 0
+
+
+def test_a_policy_that_changes_again_is_judged_once(world: World) -> None:
+    mine = accepted(world)
+    for version in (2, 3, 4):
+        assert world.put_policy(world.acme, version=version, tdx=no_measurement(world)).status_code == 201
+    assert world.put_key(world.acme, version=2).status_code == 201  # another scope
+    world.deps.store.request_reappraisal(Cause.COLLATERAL_CHANGED, 0)
+    assert world.deps.store.pending_sweeps() == 3
+    held = world.deps.store.hold_sweep("one", 0, 15, "a" * 64)
+    assert world.put_policy(world.acme, version=5, tdx=no_measurement(world)).status_code == 201
+    assert world.deps.store.pending_sweeps() == 3
+    world.clock.advance(reappraisal.HOLD_SECONDS)
+    assert held is not None
+    assert world.deps.reappraiser.work() == 1
+    assert view(world, mine)["revokedReason"] == "MeasurementNotAllowed"
+
+
 def test_what_cannot_be_judged_for_want_of_collateral_is_left_alone(world: World) -> None:
     mine = accepted(world)
     with world.deps.store.database.writing() as db:

@@ -113,7 +113,7 @@ def restore(
     """
     manifest = read(path, anchor)
     with _opened(path) as archive:
-        sealed = _state(archive)
+        sealed = _state(archive, manifest)
         material = {name: keyring.decrypt(sealed[name], _context(name)) for name in state_keys.NAMES}  # before anything is changed
     for name in state_keys.NAMES:
         file = directory / name
@@ -127,7 +127,7 @@ def restore(
                 raise _not_empty(f"the table {table.name} has rows")
         with _opened(path) as members:
             for table in _tables():
-                _load(db, members, table)
+                _load(db, members, table, manifest)
         if shared:
             db.execute(tables.state_keys.delete())
             rows = [{"name": name, "sealed": keyring.encrypt(value, state_keys.context(name))} for name, value in material.items()]
@@ -156,12 +156,13 @@ def restore(
 
 def recovery_copies(path: Path, anchor: bytes | None) -> Iterator[tuple[str, int, bytes]]:
     """Key id, version and recovery copy of every key record that has one; raises BrokerError (BackupInvalid)."""
-    read(path, anchor)
+    manifest = read(path, anchor)
     with _opened(path) as archive:
-        for row in _lines(archive, tables.key_records):
-            copy = base64.b64decode(row["recovery"])
-            if copy:
-                yield str(row["key_id"]), int(row["version"]), copy
+        rows = list(_lines(archive, tables.key_records, manifest))  # whole, so that nothing is used before it is known to be right
+    for row in rows:
+        copy = base64.b64decode(row["recovery"])
+        if copy:
+            yield str(row["key_id"]), int(row["version"]), copy
 
 
 def _write(file: BinaryIO, beside: Path, database: Database, keys: StateKeys, encryption: KeyEncryption, clock: Clock) -> Manifest:
@@ -223,11 +224,12 @@ def _dump(db: Connection, table: Table, path: Path) -> int:
     return count
 
 
-def _load(db: Connection, archive: tarfile.TarFile, table: Table) -> None:
+def _load(db: Connection, archive: tarfile.TarFile, table: Table, manifest: Manifest) -> None:
+    """manifest: as it was checked; the file may have been exchanged since.  Raises BrokerError (BackupInvalid)."""
     if table.name in WITH_FIRST_ROWS:
         db.execute(table.delete())
     rows: list[dict[str, Any]] = []
-    for members in _lines(archive, table):
+    for members in _lines(archive, table, manifest):
         rows.append({name: _value(table, name, value) for name, value in members.items()})
         if len(rows) == ROWS:
             db.execute(insert(table), rows)
@@ -248,23 +250,36 @@ def _value(table: Table, name: str, value: Any) -> Any:
     return value
 
 
-def _lines(archive: tarfile.TarFile, table: Table) -> Iterator[dict[str, Any]]:
+def _lines(archive: tarfile.TarFile, table: Table, manifest: Manifest) -> Iterator[dict[str, Any]]:
+    """A table's rows; raises BrokerError (BackupInvalid), after the last one where they are not those that the manifest names."""
     names = set(table.c.keys())
     source = archive.extractfile(f"{table.name}.jsonl")
     if source is None:
         raise BrokerError(BrokerReason.BACKUP_INVALID, f"the backup lacks {table.name}", "use a backup of this version")
+    state = hashlib.sha256()
     while line := source.readline(MAX_LINE_BYTES):
+        state.update(line)
         members = json.loads(line)
         if not isinstance(members, dict) or set(members) != names:
             raise BrokerError(
                 BrokerReason.BACKUP_INVALID, f"a row of {table.name} is not of this version", "restore it with its own version"
             )
         yield members
+    if state.hexdigest() != manifest.members.get(f"{table.name}.jsonl"):
+        raise _changed(table.name)
 
 
-def _state(archive: tarfile.TarFile) -> dict[str, bytes]:
+def _changed(what: str) -> BrokerError:
+    words = "copy it to where nobody else writes, and restore it from there"
+    return BrokerError(BrokerReason.BACKUP_INVALID, f"the backup's {what} was exchanged while it was read", words)
+
+
+def _state(archive: tarfile.TarFile, manifest: Manifest) -> dict[str, bytes]:
     source = archive.extractfile(STATE)
-    members = json.loads(source.read(MAX_MANIFEST_BYTES)) if source is not None else {}
+    raw = source.read(MAX_MANIFEST_BYTES) if source is not None else b"{}"
+    if source is not None and hashlib.sha256(raw).hexdigest() != manifest.members.get(STATE):
+        raise _changed(STATE)
+    members = json.loads(raw)
     if set(members) != set(state_keys.NAMES):
         raise BrokerError(BrokerReason.BACKUP_INVALID, "the backup lacks the broker's own keys", "use a backup of this version")
     return {name: base64.b64decode(value, validate=True) for name, value in members.items()}

@@ -49,27 +49,33 @@ class Reappraiser:
         self._metrics = metrics
         self._holder = str(uuid.uuid4())
         self._lock = threading.Lock()
+        self._last = ""  # whose turn was last
 
     def work(self) -> int:
         """Work off every request that no other replica holds; returns how many results were revoked."""
         revoked = 0
         with self._lock:
-            while (sweep := self._store.hold_sweep(self._holder, unix(self._clock.now()), HOLD_SECONDS)) is not None:
+            while sweep := self._store.hold_sweep(self._holder, unix(self._clock.now()), HOLD_SECONDS, self._last):
+                self._last = sweep.owner
                 revoked += self._sweep(sweep)
         return revoked
 
     def _sweep(self, sweep: Sweep) -> int:
+        """A turn: the whole request, or one batch of it where another owner's waits."""
         began, cursor, judged, revoked = self._clock.monotonic(), sweep.cursor, 0, 0
         while batch := self._store.living(sweep, cursor, unix(self._clock.now()), BATCH):
             revocations = list(self._revocations(sweep, [result_id for _, result_id in batch]))
-            now, cursor = unix(self._clock.now()), batch[-1][0]
-            done = self._store.revoke_batch(sweep, self._holder, revocations, cursor=cursor, held_until=now + HOLD_SECONDS, now=now)
+            now, cursor, gives_way = unix(self._clock.now()), batch[-1][0], self._store.others_wait(sweep)
+            until = now if gives_way else now + HOLD_SECONDS
+            done = self._store.revoke_batch(sweep, self._holder, revocations, cursor=cursor, held_until=until, now=now)
             if done is None:
                 log.warning("another replica has taken the re-appraisal over", extra={"event": "ReappraisalLost"})
                 return revoked
             judged, revoked = judged + len(batch), revoked + done
             for revocation in revocations:
                 self._metrics.revocations.labels(sweep.cause.value, revocation.reason).inc()
+            if gives_way:
+                return revoked
         self._store.finish_sweep(sweep, self._holder)
         log.info(
             "stored evidence was judged again",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import Connection, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, and_, bindparam, case, delete, insert, or_, select, update
 
 from chrysalis.broker.nonces import SKEW_SECONDS
 from chrysalis.broker.prepared import Prepared
@@ -63,11 +63,16 @@ _AWAITED = Prepared(
 
 
 def request(db: Connection, cause: Cause, now: int, *, owner: str = "", policy_name: str = "", key_id: str = "") -> None:
-    """Have all living results of a scope judged again; db is the writing transaction that changes what they rest on."""
+    """Have all living results of a scope judged again; db is the writing transaction that changes what they rest on.
+
+    It takes the place of an owner's earlier request of the same scope: all of these are judged after both changes.
+    """
     number = count(db, Counter.INPUTS)
     if not (owner or policy_name or key_id):
         mark(db, Counter.SHARED)
     scope = {"owner": owner, "policy_name": policy_name, "key_id": key_id}
+    if owner:
+        db.execute(delete(reappraisals).where(*(reappraisals.c[name] == value for name, value in scope.items())))
     db.execute(insert(reappraisals).values(id=number, cause=cause.value, **scope, requested_at=now, cursor=0, holder="", held_until=0))
 
 
@@ -88,9 +93,10 @@ class ReappraisalRoom(Room):
         with self.database.reading() as db:
             return awaited(db, result_id)
 
-    def hold_sweep(self, holder: str, now: int, seconds: int) -> Sweep | None:
-        """Take the oldest request that nobody holds for some seconds, or None.
+    def hold_sweep(self, holder: str, now: int, seconds: int, after: str = "") -> Sweep | None:
+        """Take a request that nobody holds for some seconds, or None: of the owner who comes after another one, the oldest.
 
+        Owners come by turns, and what concerns everybody is one of them: none can keep the others' revocations waiting.
         A hold that ends later than any could is of before the clock was set back: nobody keeps it.
         """
         c = reappraisals.c
@@ -100,13 +106,19 @@ class ReappraisalRoom(Room):
                 return None
 
         def hold(db: Connection) -> Sweep | None:
-            row = db.execute(select(reappraisals).where(free).order_by(c.id).limit(1)).one_or_none()
+            turns = (case((c.owner > after, 0), else_=1), c.owner, c.id)
+            row = db.execute(select(reappraisals).where(free).order_by(*turns).limit(1)).one_or_none()
             if row is None:
                 return None
             db.execute(update(reappraisals).where(c.id == row.id).values(holder=holder, held_until=now + seconds))
             return Sweep(row.id, Cause(row.cause), row.owner, row.policy_name, row.key_id, row.requested_at, row.cursor)
 
         return self.database.transact(hold)
+
+    def others_wait(self, sweep: Sweep) -> bool:
+        """Whether there is a request of another owner than this one's."""
+        with self.database.reading() as db:
+            return db.execute(select(reappraisals.c.id).where(reappraisals.c.owner != sweep.owner).limit(1)).one_or_none() is not None
 
     def living(self, sweep: Sweep, after: int, now: int, limit: int) -> list[tuple[int, str]]:
         """Number and id of the next living results of a sweep's scope, in order."""
