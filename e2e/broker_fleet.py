@@ -83,6 +83,8 @@ class Fleet:
 
     def __exit__(self, *_: object) -> None:
         for replica in self.replicas:
+            replica.process.terminate()  # all at once; then they are waited for
+        for replica in self.replicas:
             self.end(replica)
 
     @property
@@ -123,7 +125,7 @@ class Fleet:
         """SIGTERM, and SIGKILL where that is not enough."""
         replica.process.terminate()
         try:
-            replica.process.wait(10)
+            replica.process.wait(30)
         except subprocess.TimeoutExpired:
             replica.process.kill()
             replica.process.wait()

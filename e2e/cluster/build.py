@@ -6,26 +6,21 @@ built, nothing.
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from chrysalis.clock import SystemClock
-from e2e import cache
+from e2e import cache, golang
 from e2e.cluster.reasons import ClusterError, Reason
 
 KUBERNETES_VERSION = "v1.37.2"
 SOURCES = Path(__file__).resolve().parent / "programs"
-BUILD_FLAGS = ("-trimpath", "-buildvcs=false", "-mod=readonly")
-STRIPPED = "-s -w"
 _VERSION_PACKAGE = "k8s.io/component-base/version"
 _MAJOR, _MINOR, _ = KUBERNETES_VERSION.removeprefix("v").split(".")
 VERSIONED = " ".join(
     [
-        STRIPPED,
+        golang.STRIPPED,
         f"-X {_VERSION_PACKAGE}.gitVersion={KUBERNETES_VERSION}",
         f"-X {_VERSION_PACKAGE}.gitMajor={_MAJOR}",
         f"-X {_VERSION_PACKAGE}.gitMinor={_MINOR}",
@@ -42,7 +37,7 @@ class Program:
     name: str
     module: str
     package: str = "."
-    linker_flags: str = STRIPPED
+    linker_flags: str = golang.STRIPPED
 
 
 def _kubernetes(name: str) -> Program:
@@ -71,40 +66,36 @@ def programs(say: Say = print) -> Path:
 
     Raises ClusterError when Go is missing or a build fails.
     """
-    go = shutil.which("go")
-    if go is None:
-        raise ClusterError(
-            Reason.TOOL_MISSING, "the Go toolchain is not on the PATH", "install Go 1.26 or newer; the cluster's programs are built with it"
-        )
-    version = subprocess.run([go, "version"], check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        version = golang.version()
+    except golang.GoMissing as error:
+        raise ClusterError(Reason.TOOL_MISSING, str(error), "install Go 1.26 or newer; the cluster's programs are built with it") from error
     sources = [path for path in SOURCES.rglob("*") if path.is_file()]
-    key = cache.key(version, repr(PROGRAMS), " ".join(BUILD_FLAGS), sources)
-    return cache.entry("kubernetes", key, lambda folder: _build_all(go, folder, say))
+    key = cache.key(version, repr(PROGRAMS), " ".join(golang.FLAGS), sources)
+    return cache.entry("kubernetes", key, lambda folder: _build_all(folder, say))
 
 
-def _build_all(go: str, folder: Path, say: Say) -> None:
+def _build_all(folder: Path, say: Say) -> None:
     clock = SystemClock()
     say(f"building {len(PROGRAMS)} programs from their Go modules; the first time this takes about twelve minutes on two cores")
     for number, program in enumerate(PROGRAMS, 1):
         say(f"  program {number} of {len(PROGRAMS)}: {program.name} …")
         started = clock.monotonic()
-        _build_one(go, program, folder)
+        _build_one(program, folder)
         size = (folder / program.name).stat().st_size / 1e6
         say(f"  program {number} of {len(PROGRAMS)}: {program.name} built in {clock.monotonic() - started:.0f} s ({size:.0f} MB)")
 
 
-def _build_one(go: str, program: Program, folder: Path) -> None:
-    arguments = [go, "build", *BUILD_FLAGS, "-ldflags", program.linker_flags, "-o", str(folder / program.name), program.package]
-    # CGO off: static programs, which run in an image from scratch. GOFLAGS cleared: the flags above are what the key names.
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
-    done = subprocess.run(arguments, cwd=SOURCES / program.module, env=environment, capture_output=True, text=True)
-    if done.returncode:
+def _build_one(program: Program, folder: Path) -> None:
+    try:
+        golang.build(SOURCES / program.module, folder / program.name, package=program.package, linker_flags=program.linker_flags)
+    except golang.BuildFailed as error:
         raise ClusterError(
             Reason.PROGRAM_BUILD_FAILED,
-            f"go build of {program.name} ended with {done.returncode}",
+            f"{program.name} could not be built",
             "read the lines below; a download that failed can simply be run again, what is built stays in Go's cache",
-            detail=done.stderr[-4000:],
-        )
+            detail=str(error),
+        ) from error
 
 
 if __name__ == "__main__":

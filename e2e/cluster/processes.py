@@ -6,6 +6,7 @@ A process id alone can be reused; with the start time that the kernel keeps it n
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,13 +36,24 @@ class Process:
         """Whether this very process runs; a zombie does not."""
         return _started(self.pid) == self.started
 
+    def kill(self) -> None:
+        """`kill -9`, if it still runs."""
+        if self.alive():
+            os.kill(self.pid, signal.SIGKILL)
+
+
+def named(name: str, pid: int) -> Process | None:
+    """The process that has this id now; None if there is none."""
+    started = _started(pid)
+    return None if started is None else Process(name, pid, started)
+
 
 def this(name: str) -> Process:
     """The process that asks."""
-    started = _started(os.getpid())
-    if started is None:
+    found = named(name, os.getpid())
+    if found is None:
         raise AssertionError("who asks is alive")
-    return Process(name, os.getpid(), started)
+    return found
 
 
 def _started(pid: int) -> int | None:
@@ -75,11 +87,10 @@ def start(
     )
     if done.returncode or not done.stdout.strip().isdigit():
         raise ClusterError(Reason.COMMAND_FAILED, f"{name} could not be started: {done.stderr.strip()}", f"read {log}")
-    pid = int(done.stdout)
-    started = _started(pid)
-    if started is None:
+    process = named(name, int(done.stdout))
+    if process is None:
         raise ended(name, log)
-    return Process(name, pid, started)
+    return process
 
 
 def ended(name: str, log: Path) -> ClusterError:

@@ -6,22 +6,19 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from chrysalis.clock import unix
-from e2e import cache
+from e2e import cache, golang
 from e2e.opinions import Case, Opinion
 
 SOURCES = cache.REPOSITORY / "tests" / "differential" / "gotdx"
 PROGRAM = "gotdx"
-BUILD_FLAGS = ("-trimpath", "-buildvcs=false", "-mod=readonly", "-ldflags", "-s -w")
 BUILD_SECONDS = 540
-JUDGE_SECONDS = 300
+JUDGE_SECONDS = 600
 
 
 class ProgramMissing(RuntimeError):
@@ -30,21 +27,20 @@ class ProgramMissing(RuntimeError):
 
 def program() -> Path:
     """The program; builds it if these sources were not built with this Go before.  Raises ProgramMissing."""
-    go = shutil.which("go")
-    if go is None:
-        raise ProgramMissing("the Go toolchain is not on the PATH; install Go 1.26 or newer: go-tdx-guest is built with it")
-    version = subprocess.run([go, "version"], check=True, capture_output=True, text=True).stdout.strip()
+    try:
+        version = golang.version()
+    except golang.GoMissing as error:
+        raise ProgramMissing(f"{error}; install Go 1.26 or newer: go-tdx-guest is built with it") from error
     sources = [path for path in SOURCES.iterdir() if path.is_file()]
 
     def build(folder: Path) -> None:
         print("building the verifier of go-tdx-guest from its Go module …", flush=True)
-        arguments = [go, "build", *BUILD_FLAGS, "-o", str(folder / PROGRAM), "."]
-        environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
-        done = subprocess.run(arguments, cwd=SOURCES, env=environment, capture_output=True, text=True, timeout=BUILD_SECONDS)
-        if done.returncode:
-            raise ProgramMissing(f"go build ended with {done.returncode}; a download that failed can be run again:\n{done.stderr[-2000:]}")
+        try:
+            golang.build(SOURCES, folder / PROGRAM, seconds=BUILD_SECONDS)
+        except golang.BuildFailed as error:
+            raise ProgramMissing(f"a download that failed can be run again: {error}") from error
 
-    return cache.entry(PROGRAM, cache.key(version, " ".join(BUILD_FLAGS), sources), build) / PROGRAM
+    return cache.entry(PROGRAM, cache.key(version, " ".join([*golang.FLAGS, "-ldflags", golang.STRIPPED]), sources), build) / PROGRAM
 
 
 def opinions(cases: Sequence[Case]) -> list[Opinion]:

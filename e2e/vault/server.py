@@ -7,16 +7,13 @@ cores, a later one ten seconds; once built, nothing.
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from e2e import cache
-from e2e.cluster.build import BUILD_FLAGS, STRIPPED
+from e2e import cache, golang
 
 SOURCES = Path(__file__).resolve().parent / "program"
 NAME = "vault"
@@ -33,14 +30,10 @@ class Vault:
 def program() -> Path:
     """The executable; builds it if these sources, flags and Go version were not built before.
 
-    Raises FileNotFoundError without Go, subprocess.CalledProcessError when the build fails.
+    Raises FileNotFoundError without Go, golang.BuildFailed when the build fails.
     """
-    go = shutil.which("go")
-    if go is None:
-        raise FileNotFoundError("the Go toolchain is not on the PATH")
-    version = subprocess.run([go, "version"], check=True, capture_output=True, text=True).stdout.strip()
-    key = cache.key(version, " ".join(BUILD_FLAGS), [path for path in SOURCES.iterdir() if path.is_file()])
-    return cache.entry(NAME, key, lambda folder: _build(go, folder)) / NAME
+    key = cache.key(golang.version(), " ".join(golang.FLAGS), [path for path in SOURCES.iterdir() if path.is_file()])
+    return cache.entry(NAME, key, lambda folder: golang.build(SOURCES, folder / NAME)) / NAME
 
 
 @contextmanager
@@ -57,15 +50,9 @@ def running() -> Iterator[Vault]:
         if process.stdin is not None:
             process.stdin.close()  # it ends when its input does
         try:
-            process.wait(10)
+            process.wait(60)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
         if process.stdout is not None:
             process.stdout.close()
-
-
-def _build(go: str, folder: Path) -> None:
-    environment = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": "", "GOWORK": "off"}
-    arguments = [go, "build", *BUILD_FLAGS, "-ldflags", STRIPPED, "-o", str(folder / NAME), "."]
-    subprocess.run(arguments, cwd=SOURCES, env=environment, check=True)
