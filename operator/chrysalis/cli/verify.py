@@ -73,12 +73,12 @@ def command(
     try:
         raw = quotes.read(data)
         if collateral is None:
-            quotes.parse(raw)  # what is no quote of a trust domain needs no collateral to be refused
+            quotes.parse(raw)
     except AttestationError as error:
         if error.reason in UNREADABLE:
             raise
         flaw = Reason.from_error(error)
-    if collateral is None and flaw is not None:
+    if collateral is None and flaw is not None and flaw.reason == AttestationReason.QUOTE_TYPE_UNSUPPORTED:
         return _show(Verdict.refused(flaw, scope="Policy" if spec else "GenuinenessAndTcb"), moment, output)
     if collateral is None:
         raise AttestationError(AttestationReason.COLLATERAL_MISSING, "no collateral was given; without it nothing can be verified")
