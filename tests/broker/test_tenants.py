@@ -41,6 +41,7 @@ SHARED = {
     "challenge": "anonymous; names nothing",
     "attest": "anonymous; the key record that is measured decides, see test_attestation",
     "releaseKey": "needs no credential: the answer opens for the attested domain only, see test_another_tenants_result_releases_nothing",
+    "resultStanding": "needs no credential, as a release: living or not, and one word; see test_standing",
     "putKey": "see test_another_tenants_names_cannot_be_taken",
     "putPolicy": "see test_another_tenants_names_cannot_be_taken",
     "simulatePolicy": "judges the caller's own evidence only, see test_simulation_sees_only_ones_own",

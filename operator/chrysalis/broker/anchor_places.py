@@ -24,10 +24,12 @@ from chrysalis.broker.state_keys import replace_file
 from chrysalis.clock import Clock
 
 MAX_ANCHOR_BYTES = 16 * 1024 * 1024
-"""Thousands of policies fit."""
 MAX_OBJECT_BYTES = 4 * 1024 * 1024
 MAX_ENTRY_BYTES = 700 * 1024
 """Compressed; etcd takes objects of 1.5 MiB, and a ConfigMap may hold 1 MiB of base64."""
+FILE_NAMES, CONFIG_MAP_NAMES = 100_000, 9_000
+"""Names of policies and keys for which there is room in the worst case: of 63 characters and with versions of 16 digits that do not
+compress, beside as many recalled keys and publishers as there can be."""
 ENTRY = "anchor"
 ASK_SECONDS = 5.0
 ATTEMPTS = 8

@@ -19,7 +19,8 @@ from sqlalchemy import Connection, func, select, text
 
 from chrysalis.api.base import Hex32, Model
 from chrysalis.broker import audit, audit_store, fresh_start, recalls_store, version_floors
-from chrysalis.broker.anchor_places import ConfigMapPlace, FilePlace, Place
+from chrysalis.broker.anchor_places import CONFIG_MAP_NAMES, FILE_NAMES, ConfigMapPlace, FilePlace, Place
+from chrysalis.broker.anchor_settings import AnchorSettings
 from chrysalis.broker.audit import AuditEvent
 from chrysalis.broker.database import Database
 from chrysalis.broker.reasons import BrokerError, BrokerReason
@@ -110,6 +111,11 @@ def of(configuration: Settings, key: Ed25519PrivateKey, clock: Clock) -> Anchor 
     if settings.config_map is None or configuration.kubernetes is None:
         raise AssertionError("the settings name one place, and the cluster of a ConfigMap")
     return Anchor(ConfigMapPlace(settings.config_map, configuration.kubernetes, clock), key)
+
+
+def room(settings: AnchorSettings) -> int:
+    """How many names of policies and keys an anchor of these settings holds, however they are chosen."""
+    return CONFIG_MAP_NAMES if settings.file is None else FILE_NAMES
 
 
 def state_of(database: Database) -> State:

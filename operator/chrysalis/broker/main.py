@@ -27,6 +27,7 @@ from chrysalis.broker.gpu_services import BrokersGpuServices
 from chrysalis.broker.health import Check, PlainServer
 from chrysalis.broker.judging import Judge
 from chrysalis.broker.metrics import Metrics
+from chrysalis.broker.name_budget import NameBudget
 from chrysalis.broker.nonces import Nonces
 from chrysalis.broker.oidc import OidcVerifier
 from chrysalis.broker.own_evidence import OwnEvidence
@@ -83,7 +84,8 @@ def assemble(
         reviewer = KubernetesReviewer(configuration.kubernetes, clock)
     collateral = CollateralCache(store=store, fetcher=fetcher, update_channel=configuration.collateral.update, clock=clock, metrics=metrics)
     collateral.preload(configuration.collateral.preload)
-    records = OwnersRecords(store=store, tenants=tenants, encryption=encryption, clock=clock, floors=floors)
+    names = NameBudget.of(anchors.room(configuration.anchor), tenants) if configuration.anchor else None
+    records = OwnersRecords(store=store, tenants=tenants, encryption=encryption, clock=clock, floors=floors, names=names)
     references = References(store=store, publishers=configuration.publisher_keys, clock=clock, floors=floors)
     gpu_services = _gpu_services(configuration, store, clock, metrics)
     judge = Judge(

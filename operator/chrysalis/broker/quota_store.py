@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, func, select
 
+from chrysalis.broker.name_budget import NameBudget
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.tables import key_records, policies, results
 from chrysalis.broker.tenants import Quotas, Tenant
@@ -20,11 +21,18 @@ class Allowance:
     tenant: str
     owners: frozenset[str]
     quotas: Quotas
+    names: NameBudget | None = None
+    """Room in the broker's anchor, where it has one."""
 
     @classmethod
-    def of(cls, tenant: Tenant) -> Allowance:
+    def of(cls, tenant: Tenant, names: NameBudget | None = None) -> Allowance:
         """A tenant's."""
-        return cls(tenant.name, tenant.owner_keys, tenant.quotas)
+        return cls(tenant.name, tenant.owner_keys, tenant.quotas, names)
+
+    def check_name(self, db: Connection) -> None:
+        """Whether there is room for one more name.  Raises BrokerError (QuotaExceeded)."""
+        if self.names is not None:
+            self.names.check(db, self.owners)
 
 
 def check_key(db: Connection, allowance: Allowance, owner: str, key_id: str, size: int) -> None:

@@ -13,6 +13,7 @@ from chrysalis.api.base import Model
 from chrysalis.api.policy import Envelope, SignedPolicy
 from chrysalis.broker import recovery
 from chrysalis.broker.encryption import KeyEncryption
+from chrysalis.broker.name_budget import NameBudget
 from chrysalis.broker.quota_store import Allowance
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.store import Store, StoredKey, StoredPolicy
@@ -41,13 +42,24 @@ def key_context(key_id: str, owner: str, record: str) -> bytes:
 class OwnersRecords:
     """Takes owners' signed documents and finds them again."""
 
-    def __init__(self, *, store: Store, tenants: Tenants, encryption: KeyEncryption, clock: Clock, floors: Floors | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        store: Store,
+        tenants: Tenants,
+        encryption: KeyEncryption,
+        clock: Clock,
+        floors: Floors | None = None,
+        names: NameBudget | None = None,
+    ) -> None:
+        """names: room in the anchor, where there is one."""
         self._store = store
         self._tenants = tenants
         self._owners = tenants.owner_keys
         self._encryption = encryption
         self._clock = clock
         self._floors = floors or Floors()
+        self._names = names
 
     def put_key(self, key_id: str, envelope: Envelope) -> bool:
         """Store a key record; False when exactly this one is stored.
@@ -140,7 +152,7 @@ class OwnersRecords:
 
     def _allowance(self, owner: str) -> Allowance | None:
         tenant = self._tenants.of(owner)
-        return None if tenant is None else Allowance.of(tenant)
+        return None if tenant is None else Allowance.of(tenant, self._names)
 
     def _key_since(self, key_id: str, owner: str, secret: bytes, version: int) -> int:
         """The version since which the key is this one: an update that repeats it lets earlier results go on."""

@@ -137,6 +137,8 @@ class RecordsRoom(Room):
                     raise _not_higher("key record", key.version, held.version)
             if allowance is not None:
                 quota_store.check_key(db, allowance, key.owner, key.key_id, len(key.record) + len(key.sealed_key))
+                if held is None:
+                    allowance.check_name(db)
             if held is not None:
                 db.execute(delete(key_records).where(_K.owner == key.owner, _K.key_id == key.key_id))
                 reappraisal_store.request(db, Cause.KEY_RECORD_CHANGED, now, owner=key.owner, key_id=key.key_id)
@@ -188,6 +190,8 @@ class RecordsRoom(Room):
                 raise _not_higher("policy", policy.version, held.version)
             if allowance is not None:
                 quota_store.check_policy(db, allowance, policy.owner, policy.name, len(policy.payload) + len(policy.envelope))
+                if held is None:
+                    allowance.check_name(db)
             db.execute(insert(policies).values(**vars(policy), stored_at=now))
             mark(db, Counter.RECORDS)
             audit_store.append(db, now, AuditEvent.POLICY_STORED, {"name": policy.name, "owner": policy.owner, "version": policy.version})
