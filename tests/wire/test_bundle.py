@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from chrysalis.wire.bundle import MAX_BUNDLE_BYTES, Bundle, BundleFile, canonical, digest, to_bytes
+from chrysalis.wire.bundle import (
+    MAX_BUNDLE_BYTES,
+    MAX_CONTAINERS,
+    MAX_ITEMS,
+    MAX_WIDE_BYTES,
+    Bundle,
+    BundleFile,
+    canonical,
+    digest,
+    to_bytes,
+)
 from chrysalis.wire.reasons import WireError, WireReason
 from tests.stopwatch import at_most
 
@@ -69,7 +80,7 @@ def without(name: str) -> Callable[[Document], bytes]:
         ("nothing", lambda d: b"", "Expecting value"),
         ("not UTF-8", lambda d: b'{"a":"\xff"}', "decode"),
         ("half a surrogate", lambda d: b'{"schemaVersion":"chrysalis/bundle/v1","x":"\\ud800"}\n', "surrogates"),
-        ("deep", lambda d: b"[" * 100_000, "recursion"),
+        ("deep", lambda d: b"[" * 20_000, "recursion"),
     ],
 )
 def test_any_other_form_is_refused(make: Callable[..., bytes], name: str, change: Callable[[Document], bytes], detail: str) -> None:
@@ -87,6 +98,47 @@ def test_a_file_over_the_bound_is_not_parsed() -> None:
     with pytest.raises(WireError) as refused:
         BundleFile.read(b" " * MAX_BUNDLE_BYTES)
     assert refused.value.reason == WireReason.BUNDLE_MALFORMED
+
+
+HEAD = b'{"schemaVersion":"chrysalis/bundle/v1","x":'
+WIDE = "\U0001f600".encode()
+LARGE: dict[str, tuple[bytes, str]] = {
+    "one text": (HEAD + b'"' + b"a" * (MAX_BUNDLE_BYTES - 100) + b'"}\n', "BundleMalformed"),
+    "one wide text": (HEAD + b'"' + b"a" * (MAX_WIDE_BYTES - 100) + WIDE + b'"}\n', "BundleMalformed"),
+    "a wide text over its bound": (HEAD + b'"' + b"a" * MAX_WIDE_BYTES + WIDE + b'"}\n', "BundleTooLarge"),
+    "lists": (HEAD + b"[" + b"[]," * (MAX_BUNDLE_BYTES // 3 - 100) + b"[]]}\n", "BundleMalformed"),
+    "objects": (HEAD + b"[" + b"{}," * (MAX_BUNDLE_BYTES // 3 - 100) + b"{}]}\n", "BundleMalformed"),
+    "numbers": (HEAD + b"[" + b"1," * (MAX_BUNDLE_BYTES // 2 - 100) + b"1]}\n", "BundleMalformed"),
+    "as many lists as are read": (HEAD + b"[" + b"[]," * (MAX_CONTAINERS - 3) + b"[]]}\n", "BundleMalformed"),
+    "as many numbers as are read": (HEAD + b"[" + b"1," * (MAX_ITEMS - 1) + b"1]}\n", "BundleMalformed"),
+}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_no_file_makes_the_reader_grow(name: str) -> None:
+    file, reason = LARGE[name]
+    error = None
+    tracemalloc.start()
+    try:
+        BundleFile.read(file)
+    except WireError as refused:
+        error = refused
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert error is not None
+    assert error.reason == reason
+    assert peak < 50 * 1024 * 1024
+
+
+def test_the_bounds_are_far_above_a_bundle(make: Callable[..., bytes]) -> None:
+    file = make()
+    assert 20 * (file.count(b"{") + file.count(b"[")) < MAX_CONTAINERS
+    assert 20 * file.count(b",") < MAX_ITEMS
+    for more, good in ((b"[" * MAX_CONTAINERS, True), (b"[" * (MAX_CONTAINERS + 1), False), (b"," * (MAX_ITEMS + 1), False)):
+        with pytest.raises(WireError) as refused:
+            BundleFile.read(more)
+        assert ("objects and lists, or" in refused.value.detail) != good
 
 
 JSON_VALUES = st.recursive(

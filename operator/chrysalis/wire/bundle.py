@@ -29,6 +29,12 @@ from chrysalis.wire.recalls import MAX_LIST_BYTES
 SCHEMA: Literal["chrysalis/bundle/v1"] = "chrysalis/bundle/v1"
 MEDIA_TYPE = "application/vnd.chrysalis.bundle.v1+json"
 MAX_BUNDLE_BYTES = 8 * 1024 * 1024
+MAX_WIDE_BYTES = 1024 * 1024
+"""Of a file with anything but ASCII: one such character makes every copy of the text four times as large.  What is large in a bundle is
+ASCII (base64, hexadecimal, PEM, Intel's documents)."""
+MAX_CONTAINERS, MAX_ITEMS = 20_000, 50_000
+"""Brackets and commas in a file, those in its texts included: each object and list takes a hundred times the room of its two brackets.
+A bundle has some thousands, most of them in the TCB info."""
 MAX_COLLATERAL_CHARACTERS = 4 * 1024 * 1024
 MAX_TOKEN_CHARACTERS = 16 * 1024
 
@@ -159,13 +165,16 @@ class BundleFile:
     @classmethod
     def read(cls, file: bytes) -> Self:
         """Read a file; raises WireError: BundleTooLarge, BundleMalformed (also for any other form of the same content)."""
-        if len(file) > MAX_BUNDLE_BYTES:
+        limit = MAX_BUNDLE_BYTES if file.isascii() else MAX_WIDE_BYTES
+        if len(file) > limit:
             raise WireError(
                 WireReason.BUNDLE_TOO_LARGE,
-                f"the bundle has more than {MAX_BUNDLE_BYTES} bytes",
+                f"the bundle has more than {limit} bytes" + ("" if limit == MAX_BUNDLE_BYTES else ", and is not all ASCII"),
                 "give one evidence bundle, as `chrysalis bundle` or a broker wrote it",
             )
         try:
+            if file.count(b"{") + file.count(b"[") > MAX_CONTAINERS or file.count(b",") > MAX_ITEMS:
+                raise ValueError(f"it has more than {MAX_CONTAINERS} objects and lists, or {MAX_ITEMS} members and items")
             document = json.loads(file, object_pairs_hook=_members, parse_float=_no_float, parse_constant=_no_float)
             if not isinstance(document, dict):
                 raise ValueError("not one JSON object")
@@ -173,7 +182,7 @@ class BundleFile:
                 raise ValueError(f"schemaVersion is {str(document.get('schemaVersion'))[:64]!r}; this version reads {SCHEMA!r}")
             if canonical(document) != file:
                 raise ValueError("not in canonical form (sorted members, no spaces, one newline at the end)")
-            bundle = Bundle.model_validate_json(file, by_alias=True, by_name=False)
+            bundle = Bundle.model_validate(document, by_alias=True, by_name=False)
         except ValidationError as error:
             found = error.errors(include_input=False, include_url=False, include_context=False)
             raise _malformed("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found[:8])[:1024]) from None
@@ -185,7 +194,8 @@ class BundleFile:
 
 def canonical(document: dict[str, Any]) -> bytes:
     """Canonical JSON and a newline; raises ValueError for what has none (lone surrogates, NaN)."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return b"%b\n" % text.encode()
 
 
 def token_claim(token: str, *path: str) -> str:
