@@ -94,7 +94,9 @@ COLLATERAL = [
 
 @pytest.mark.parametrize(("shape", "reason"), COLLATERAL)
 def test_collateral_that_is_not_acceptable(platform: SimulatedPlatform, reasons: Reasons, shape: CollateralShape, reason: str) -> None:
-    assert reasons(judged(platform, shape=shape))[0] == reason
+    verdict = judged(platform, shape=shape)
+    assert reasons(verdict)[0] == reason
+    assert not any("+00:00" in one.detail for one in verdict.reasons)  # times end with Z
 
 
 TWINS = [

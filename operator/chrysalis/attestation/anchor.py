@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from chrysalis.api.policy import INTEL_ROOT_SHA256, AttestationPolicySpec, DerRoot
 from chrysalis.attestation.certificate_errors import UNREADABLE_X509, names_of
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
+from chrysalis.clock import rfc3339
 
 INTEL_ROOT_KEY = (
     "040ba9c4c0c0c86193a3fe23d6b02cda10a8bbd4e88e48b4458561a36e705525f567918e2edc88e40d860bd0cc4ee26aacc988e505a953558c453f6b0904ae7394"
@@ -121,7 +122,7 @@ def follow(certificates: Sequence[x509.Certificate], anchor: TrustAnchor, at: da
         for position, certificate in enumerate(path):
             _signed(certificate, path[position + 1] if position + 1 < len(path) else None, anchor)  # 2
             if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:  # 3
-                words = f"{certificate.not_valid_before_utc.isoformat()} to {certificate.not_valid_after_utc.isoformat()}"
+                words = f"{rfc3339(certificate.not_valid_before_utc)} to {rfc3339(certificate.not_valid_after_utc)}"
                 raise AttestationError(_R.CERTIFICATE_EXPIRED, "a certificate is not valid at the stated time", words)
             if position or authority:  # 4
                 _may_sign(certificate, below=max(position - 1, 0))

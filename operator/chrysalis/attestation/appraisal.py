@@ -17,6 +17,7 @@ from chrysalis.attestation.genuineness import INTEL, Claims, NotGenuine, verifie
 from chrysalis.attestation.quote import Quote, parse
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.attestation.verdict import Reason, Verdict, measured
+from chrysalis.clock import rfc3339
 
 _R = AttestationReason
 
@@ -140,7 +141,7 @@ def appraise(
         first = min(expiries, key=lambda expiry: expiry.at)
         if first.at >= at:
             return Verdict.model_validate({"verdict": "Accepted", "expires_at": first.at, "limited_by": first.name, **known})
-        reasons = [Reason.of(_R.COLLATERAL_EXPIRED, f"{first.name} lies before the stated time", first.at.isoformat())]
+        reasons = [Reason.of(_R.COLLATERAL_EXPIRED, f"{first.name} lies before the stated time", rfc3339(first.at))]
     return Verdict.refused(*reasons, **known)
 
 

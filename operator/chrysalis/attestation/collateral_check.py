@@ -18,6 +18,7 @@ from chrysalis.attestation.collateral_documents import DocumentKind, SignedDocum
 from chrysalis.attestation.genuineness import QE_IDENTITY_VERSION, TCB_INFO_ID, TCB_INFO_VERSION, TCB_SIGNER
 from chrysalis.attestation.pck_chain import authority_of_crl, verify_raw
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
+from chrysalis.clock import rfc3339
 
 QE_IDENTITY_ID = "TD_QE"
 _WANTED = {DocumentKind.TCB_INFO: (TCB_INFO_ID, TCB_INFO_VERSION), DocumentKind.QE_IDENTITY: (QE_IDENTITY_ID, QE_IDENTITY_VERSION)}
@@ -47,7 +48,7 @@ def check(document: SignedDocument, anchor: TrustAnchor, at: datetime, *, name: 
         raise AttestationError(_R.COLLATERAL_NOT_YET_VALID, f"the {document.kind.value} was issued after the stated time")
     ended = at >= document.next_update if document.kind.is_crl else at > document.next_update
     if ended:
-        words = f"nextUpdate {document.next_update.isoformat()}"
+        words = f"nextUpdate {rfc3339(document.next_update)}"
         raise AttestationError(_R.COLLATERAL_EXPIRED, f"the {document.kind.value} has expired at the stated time", words)
 
 

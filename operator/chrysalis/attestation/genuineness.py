@@ -25,7 +25,7 @@ from chrysalis.attestation.proved import ProvedPlatforms
 from chrysalis.attestation.quote import Quote, is_panic
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.attestation.verdict import EvidenceClass, Reason, VerifiedClaims
-from chrysalis.clock import from_unix, parse_rfc3339, unix
+from chrysalis.clock import from_unix, parse_rfc3339, rfc3339, unix
 
 INTEL: bytes = b""
 """Stands for Intel's root, which is dcap-qvl's built-in anchor, wherever a list of DER trust anchors is taken."""
@@ -164,7 +164,7 @@ def authority(collateral: Collateral, at: datetime) -> list[Reason]:
     for what, crl in (("root CA", collateral.root_crl_facts), ("PCK", collateral.pck_crl_facts)):
         if crl.this_update > at:
             message = f"the {what} CRL was issued after the stated time"
-            found.append(Reason.of(_R.COLLATERAL_NOT_YET_VALID, message, f"thisUpdate {crl.this_update.isoformat()}"))
+            found.append(Reason.of(_R.COLLATERAL_NOT_YET_VALID, message, f"thisUpdate {rfc3339(crl.this_update)}"))
     return found
 
 

@@ -27,6 +27,7 @@ from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.domain import SEPT_VE_DISABLE
 from chrysalis.attestation.reasons import AttestationError
 from chrysalis.attestation.rules import aware
+from chrysalis.clock import rfc3339
 from chrysalis.errors import ChrysalisError
 
 WEAK_STATUSES = (TcbStatus.OUT_OF_DATE, TcbStatus.OUT_OF_DATE_CONFIGURATION_NEEDED)
@@ -241,7 +242,7 @@ def _soon(spec: AttestationPolicySpec, at: datetime) -> Iterator[LintFinding]:
     for item in spec.tdx.measurements:
         if item.expires is not None and at < aware(item.expires) < at + SOON:
             days = (aware(item.expires) - at).days
-            yield _warning(LintCode.EXPIRES_SOON, f"{_place(item)}.expires", f"comes in {days} days: {item.expires.isoformat()}")
+            yield _warning(LintCode.EXPIRES_SOON, f"{_place(item)}.expires", f"comes in {days} days: {rfc3339(aware(item.expires))}")
     for reference in spec.gpu.measurements if spec.gpu is not None else []:
         if reference.expires is None:  # gpu_concerns says so
             continue
@@ -249,7 +250,7 @@ def _soon(spec: AttestationPolicySpec, at: datetime) -> Iterator[LintFinding]:
         if end <= at:
             yield _warning(LintCode.TUPLE_EXPIRED, field, "has passed: these reference values accept nothing")
         elif end < at + SOON:
-            yield _warning(LintCode.EXPIRES_SOON, field, f"comes in {(end - at).days} days: {end.isoformat()}")
+            yield _warning(LintCode.EXPIRES_SOON, field, f"comes in {(end - at).days} days: {rfc3339(end)}")
 
 
 def _wide(spec: AttestationPolicySpec) -> Iterator[LintFinding]:

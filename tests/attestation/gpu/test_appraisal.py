@@ -179,6 +179,7 @@ def test_refused_for_this_reason_alone(world: World, reasons: Reasons, name: str
     assert not verdict.accepted
     assert verdict.expires_at is None
     assert all(finding.remedy for finding in verdict.reasons)
+    assert not any("+00:00" in finding.detail for finding in verdict.reasons)  # times end with Z
 
 
 def test_what_is_not_genuine_says_nothing_of_itself(world: World) -> None:

@@ -31,6 +31,7 @@ from chrysalis.attestation import armor
 from chrysalis.attestation.certificate_errors import UNREADABLE_X509, names_of
 from chrysalis.attestation.gpu import der
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
+from chrysalis.clock import rfc3339
 
 NVIDIA_DEVICE_ROOT_SHA256 = "102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48"
 """Of the DER of "NVIDIA Device Identity CA", the root of GPUs and NVSwitches alike."""
@@ -92,7 +93,7 @@ class Chain:
         for certificate in self.certificates:
             if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
                 name = certificate.subject.rfc4514_string()
-                span = f"{certificate.not_valid_before_utc.isoformat()} to {certificate.not_valid_after_utc.isoformat()}"
+                span = f"{rfc3339(certificate.not_valid_before_utc)} to {rfc3339(certificate.not_valid_after_utc)}"
                 raise GpuError(_R.GPU_CERTIFICATE_EXPIRED, f"a certificate is not valid at the stated time: {name}", span)
 
     @property

@@ -11,6 +11,7 @@ from chrysalis.api.policy_gpu import GpuArchitecture, GpuReferenceValues, Refere
 from chrysalis.attestation.gpu.reasons import GpuReason
 from chrysalis.attestation.gpu.spdm import Field, Report
 from chrysalis.attestation.gpu.verdict import Finding
+from chrysalis.clock import rfc3339
 
 NVDEC0_INDEX = 35
 """The measurement of the first video decoder's firmware: it is not loaded where the report says that NVDEC0 is disabled."""
@@ -89,7 +90,7 @@ def _attempt(report: Report, chosen: Sequence[GpuReferenceValues], at: datetime,
     for reference in chosen:
         if reference.expires is not None and reference.expires <= at:
             message = f"the {reference.kind} reference values {reference.version} have expired"
-            findings.append(Finding.of(_R.GPU_REFERENCE_EXPIRED, message, reference.expires.isoformat(), device))
+            findings.append(Finding.of(_R.GPU_REFERENCE_EXPIRED, message, rfc3339(reference.expires), device))
         for value in reference.values:
             if value.index in golden:
                 conflicts.append(value.index)

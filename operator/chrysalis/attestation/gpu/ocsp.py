@@ -20,6 +20,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from chrysalis.attestation.certificate_errors import UNREADABLE_X509
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
+from chrysalis.clock import rfc3339
 
 MAX_RESPONSE_BYTES = 64 * 1024
 MAX_RESPONSES = 256
@@ -56,12 +57,12 @@ class Answer:
             raise GpuError(_R.GPU_OCSP_INVALID, "the OCSP answer does not carry the nonce that was asked with")
         until = self.response.next_update_utc
         if until is None or not self.response.this_update_utc - timedelta(seconds=LEEWAY_SECONDS) <= at < until:
-            ends = "no end" if until is None else until.isoformat()
-            span = f"{self.response.this_update_utc.isoformat()} to {ends}"
+            ends = "no end" if until is None else rfc3339(until)
+            span = f"{rfc3339(self.response.this_update_utc)} to {ends}"
             raise GpuError(_R.GPU_OCSP_EXPIRED, f"the OCSP answer about {name} is not current at the stated time", span)
         if self.response.certificate_status == ocsp.OCSPCertStatus.REVOKED:
             since = self.response.revocation_time_utc
-            raise GpuError(_R.GPU_CERTIFICATE_REVOKED, f"the certificate was revoked: {name}", since.isoformat() if since else "")
+            raise GpuError(_R.GPU_CERTIFICATE_REVOKED, f"the certificate was revoked: {name}", rfc3339(since) if since else "")
         if self.response.certificate_status != ocsp.OCSPCertStatus.GOOD:
             raise GpuError(_R.GPU_OCSP_INVALID, f"the OCSP service does not know the certificate: {name}")
         return until.astimezone(UTC)

@@ -27,6 +27,7 @@ from chrysalis.attestation import armor, envelope
 from chrysalis.attestation.certificate_errors import UNREADABLE_X509, names_of
 from chrysalis.attestation.gpu.chain import MAX_CERTIFICATES, common_name, verify_path
 from chrysalis.attestation.gpu.reasons import GpuError, GpuReason
+from chrysalis.clock import rfc3339
 
 NVIDIA_RIM_ROOT_SHA256 = "12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1"
 """Of the DER of "NVIDIA CoRIM signing Root CA"."""
@@ -147,7 +148,7 @@ def _signer(tag: etree._Element, at: datetime | None, root_sha256: str) -> tuple
         raise GpuError(_R.RIM_SIGNER_INVALID, "the RIM was not signed under the trusted RIM root", ends)
     for certificate in certificates:
         if at is not None and not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
-            span = f"{certificate.not_valid_before_utc.isoformat()} to {certificate.not_valid_after_utc.isoformat()}"
+            span = f"{rfc3339(certificate.not_valid_before_utc)} to {rfc3339(certificate.not_valid_after_utc)}"
             name = common_name(certificate)
             raise GpuError(_R.RIM_EXPIRED, f"the RIM's signing certificate {name!r} is not valid at the stated time", span)
     return certificates[0], min(certificate.not_valid_after_utc for certificate in certificates)
