@@ -220,7 +220,8 @@ def test_what_is_loaded_is_what_was_checked(
 def test_foreign_files_are_refused(used: World, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "file").write_bytes(content)
     assert reason(lambda: backup.read(tmp_path / "file", None)) == "BackupInvalid"
-    assert reason(lambda: backup.read(tmp_path / "missing", None)) == "BackupInvalid"
+    assert reason(lambda: backup.read(tmp_path / "missing", None)) == "BackupFileUnusable"
+    assert reason(lambda: backup.read(tmp_path, None)) == "BackupFileUnusable"
 
 
 def test_truncated_anywhere(used: World, tmp_path: Path) -> None:
@@ -256,7 +257,8 @@ def test_not_without_the_root_key(used: World, tmp_path: Path) -> None:
 def test_a_backup_is_never_overwritten(used: World, tmp_path: Path) -> None:
     save(used, tmp_path / "backup.tar")
     before = (tmp_path / "backup.tar").read_bytes()
-    assert reason(lambda: save(used, tmp_path / "backup.tar")) == "BackupInvalid"
+    assert reason(lambda: save(used, tmp_path / "backup.tar")) == "BackupFileUnusable"
+    assert reason(lambda: save(used, tmp_path / "nowhere" / "backup.tar")) == "BackupFileUnusable"
     assert (tmp_path / "backup.tar").read_bytes() == before
 
 

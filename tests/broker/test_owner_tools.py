@@ -27,6 +27,7 @@ from chrysalis.clock import ManualClock, SystemClock, rfc3339
 from chrysalis.wire.broker import PAYLOAD_POLICY
 from e2e.simtd.platform import Guests
 from tests.broker.conftest import MODEL_DIGEST
+from tests.cli.documented import told as documented
 
 CONFIGURATION = b"\x77" * 48
 
@@ -94,10 +95,12 @@ def fetched(tools: Tools) -> Path:
 def test_a_bundle_is_fetched_inspected_and_judged(tools: Tools, fetched: Path) -> None:
     owner, ear_key = tools.world.acme.public.hex(), tools.world.deps.keys.ear_public.hex()
     code, shown = tools.json("verify", "--bundle", fetched, "--owner", owner, "--ear-key", ear_key)
+    assert documented(shown, "verify --bundle")
     assert (code, shown["verdict"]) == (0, "Accepted"), shown
     assert (shown["mode"], shown["freshness"], shown["revocation"]) == ("ear", "BrokerNonce", "NotChecked")
     assert (shown["policy"]["signature"], shown["ear"], shown["statement"]) == ("Pinned", "Pinned", "Pinned")
     code, inspected = tools.json("bundle", "inspect", fetched)
+    assert documented(inspected, "bundle inspect")
     assert (code, inspected["source"], inspected["verdict"]) == (0, "Broker", "Accepted")
     assert inspected["bundleDigest"] == shown["bundleDigest"]
     assert tools("bundle", "inspect", fetched) == 0
@@ -168,6 +171,8 @@ def test_a_stranger_gets_no_bundle(tools: Tools, fetched: Path) -> None:
     token.write_text("operator\n")
     assert tools("bundle", "get", result, *tools.at, "--token-file", token, "--out", tools.folder / "yes") == 0
     assert tools("bundle", "get", result, *tools.at, "--out", tools.folder / "no") == 2
+    assert tools("bundle", "get", result, *tools.at, "--token-file", token, "--out", "-") == 0
+    assert tools.said.encode() == (tools.folder / "yes").read_bytes()
     assert not (tools.folder / "no").exists()
 
 
@@ -279,6 +284,8 @@ def test_a_key_goes_only_to_a_broker_that_the_owner_accepts(in_td: Tools) -> Non
 
 def test_a_broker_is_judged_by_itself(in_td: Tools) -> None:
     code, shown = in_td.json("keys", "verify-broker", *in_td.at, "--broker-policy", broker_policy(in_td))
+    assert documented(shown, "keys verify-broker")
+    assert (shown["verdict"], shown["reasons"]) == ("Accepted", [])
     assert (code, shown["mode"], shown["appraisal"]["verdict"]) == (0, "fresh-quote", "Accepted")
     assert in_td("keys", "verify-broker", *in_td.at, "--broker-policy", broker_policy(in_td, mrtd="ab" * 48)) == 1
     assert "MeasurementNotAllowed" in in_td.error
@@ -324,7 +331,10 @@ def make_publisher(world: Any, tools: Tools) -> Callable[[], Path]:
 def test_recalls_are_fetched_checked_and_judged_by(tools: Tools, fetched: Path) -> None:
     ear_key = tools.world.deps.keys.ear_public.hex()
     code, told = tools.json("keys", "recalls", *tools.at, "--ear-key", ear_key)
+    assert documented(told, "keys recalls")
     assert (code, told["keys"]) == (0, [])
+    code, told = tools.json("keys", "recalls", *tools.at, "--ear-key", "ab" * 32)
+    assert (code, told["reasons"][0]["reason"]) == (1, "RecallsInvalid")
     judged = ("verify", "--bundle", fetched, "--ear-key", ear_key, "--owner", tools.world.acme.public.hex())
     assert tools(*judged) == 0, tools.said
     tools.world.deps.ear_keys.recall(reason="stolen")
@@ -338,6 +348,6 @@ def test_recalls_are_fetched_checked_and_judged_by(tools: Tools, fetched: Path) 
     assert tools(*judged, "--recalls", out) == 1
     assert "RecallsInvalid" in tools.said
     assert tools(*judged, "--recalls", tools.folder / "none") == 2
-    assert tools("keys", "recalls", *tools.at, "--ear-key", "11" * 32) == 2
+    assert tools("keys", "recalls", *tools.at, "--ear-key", "11" * 32) == 1
     assert "RecallsInvalid" in tools.error
     assert tools("verify", fetched, "--recalls", out) == 2, "it belongs to --bundle"

@@ -22,6 +22,7 @@ from chrysalis.clock import SystemClock
 from chrysalis.errors import ChrysalisError
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, KeyRecord
+from tests.cli.documented import told as documented
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -92,6 +93,11 @@ def broker(tmp_path: Path) -> Broker:
 def test_backup_and_restore(run: Run, broker: Broker, tmp_path: Path) -> None:
     code, out, _ = run("broker", "backup", tmp_path / "b.tar", "--config", broker.config, "-o", "json")
     made = json.loads(out)
+    assert documented(made, "broker backup")
+    assert run("broker", "backup", tmp_path / "b.tar", "--config", broker.config)[0] == 2, "never over what is there"
+    empty = broker.write("empty.yaml", stateDir=str(tmp_path / "empty"))
+    ended, _, err = run("broker", "restore", tmp_path / "missing", "--config", empty, "--ear-key", broker.ear_key)
+    assert (ended, err.split(":")[0]) == (2, "BackupFileUnusable")
     assert (code, made["outcome"], made["anchor"], made["rows"]["key_records"]) == (0, "Done", broker.ear_key, 1)
     new = broker.write("new.yaml", stateDir=str(tmp_path / "new"))
     code, _, err = run("broker", "restore", tmp_path / "b.tar", "--config", new)
@@ -119,6 +125,7 @@ def test_a_restored_older_state_is_accepted_explicitly(run: Run, broker: Broker,
     assert run("broker", "accept-rollback", "--config", new)[0] == 2, "a reason is asked for"
     code, out, _ = run("broker", "accept-rollback", "--config", new, "--reason", "the disk is lost", "-o", "json")
     assert code == 0
+    assert documented(json.loads(out), "broker accept-rollback")
     assert any("/minilm has version 1; version 2" in line for line in json.loads(out)["accepted"])
     broker.start(new)
     assert json.loads(run("broker", "accept-rollback", "--config", new, "--reason", "x", "-o", "json")[1])["accepted"] == []
@@ -132,7 +139,8 @@ def test_rotate_root(run: Run, broker: Broker, tmp_path: Path) -> None:
     assert (code, json.loads(out)["reasons"][0]["reason"]) == (1, "StateUnusable")
     both = broker.write("both.yaml", rootKeyFile=str(tmp_path / "new-root"), previousKeyEncryption=previous)
     code, out, _ = run("broker", "rotate-root", "--config", both, "-o", "json")
-    assert (code, json.loads(out)["sealed_again"], json.loads(out)["left"]) == (0, 1, 0)
+    assert documented(json.loads(out), "broker rotate-root")
+    assert (code, json.loads(out)["sealedAgain"], json.loads(out)["left"]) == (0, 1, 0)
     assert "0 values sealed again" in run("broker", "rotate-root", "--config", both)[1]
     broker.start(without)
 
@@ -142,6 +150,7 @@ def test_recall_ear_key(run: Run, broker: Broker) -> None:
     assert run("broker", "recall-ear-key", "--config", broker.config)[0] == 2, "a reason is asked for"
     recall = ("broker", "recall-ear-key", "--config", broker.config, "--reason", "stolen")
     code, out, _ = run(*recall, "-o", "json")
+    assert documented(json.loads(out), "broker recall-ear-key")
     assert (code, json.loads(out)) == (0, {"schemaVersion": "chrysalis/v1", "outcome": "Done", "kids": [first], "ended": 0})
     assert "nothing was changed" in run(*recall, "--kid", first)[1]
     assert len(json.loads(run(*recall, "--all", "-o", "json")[1])["kids"]) == 3  # the old one, the one that signs, the next
@@ -151,6 +160,7 @@ def test_recall_ear_key(run: Run, broker: Broker) -> None:
 
 def test_audit_verify(run: Run, broker: Broker) -> None:
     code, out, _ = run("broker", "audit-verify", "--config", broker.config, "-o", "json")
+    assert documented(json.loads(out), "broker audit-verify")
     assert (code, json.loads(out)["seq"]) == (0, 2)  # the anchor begins; the key
     with sqlite3.connect(broker.folder / "state" / "broker.db") as db:
         db.execute("DROP TRIGGER audit_no_update")
@@ -216,6 +226,7 @@ def test_keys_recover(run: Run, broker: Broker, tmp_path: Path) -> None:
     arguments = ["keys", "recover", tmp_path / "b.tar", "--identity", tmp_path / "id", "--ear-key", broker.ear_key]
     code, out, _ = run(*arguments, "--out", tmp_path / "mine", "-o", "json")
     assert code == 0
+    assert documented(json.loads(out), "keys recover")
     assert json.loads(out)["keys"] == [{"keyId": "minilm", "version": 1, "modelDigest": "sha256:" + "1" * 64}]
     assert (tmp_path / "mine" / "minilm.identity").read_text().strip() == broker.model_key
     assert "key" not in yaml.safe_load((tmp_path / "mine" / "minilm.yaml").read_text())
@@ -226,5 +237,8 @@ def test_keys_recover(run: Run, broker: Broker, tmp_path: Path) -> None:
     assert (code, json.loads(out)["reasons"][0]["reason"]) == (1, "NothingRecovered")
     assert err.startswith("NothingRecovered: ")
     assert not (tmp_path / "none").exists()
+    other = [*arguments[:-1], "00" * 32]
+    code, out, _ = run(*other, "--out", tmp_path / "none", "-o", "json")
+    assert (code, json.loads(out)["reasons"][0]["reason"]) == (1, "BackupInvalid")
     (tmp_path / "id").write_text("no identity")
     assert run(*arguments, "--out", tmp_path / "bad")[0] == 2

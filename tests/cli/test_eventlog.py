@@ -16,6 +16,7 @@ from chrysalis.attestation.eventlog import SHA384
 from chrysalis.cli.main import main
 from e2e.simtd import eventlog as boot
 from e2e.simtd.pki import SimulatedPlatform
+from tests.cli.documented import told as documented
 
 RTMRS = [value.hex() for value in boot.registers()]
 
@@ -54,6 +55,7 @@ def test_the_registers_are_printed(capsys: pytest.CaptureFixture[str], log: Path
     assert "3 events" in outcome.out  # of rtmr0
     assert outcome.out.startswith("Accepted  (its separators are sound; compared with nothing")
     document = run(capsys, "eventlog", "replay", log, "-o", "json", "--algorithm", "SHA384").json
+    assert documented(document, "eventlog replay")
     assert "compared with nothing" in document["notes"][0]
     assert (document["rtmrs"], document["events"], document["algorithm"]) == (RTMRS, len(boot.BOOT), "sha384")
     assert (document["verdict"], document["reasons"], document["matches"]) == ("Accepted", [], [None] * 4)
@@ -229,6 +231,7 @@ def test_lint_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path, at: st
     path = tmp_path / "p.yaml"
     path.write_text(yaml.safe_dump(POLICY))
     outcome = run(capsys, "policy", "lint", "-f", path, "--at", at, "-o", "json")
+    assert documented(outcome.json, "policy lint")
     assert outcome.code == code
     assert (outcome.json["policy"], outcome.json["at"], outcome.json["usable"]) == ("workers", at, code == 0)
     assert [finding["code"] for finding in outcome.json["findings"]] == codes

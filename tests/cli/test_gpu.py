@@ -20,6 +20,7 @@ from chrysalis.attestation.gpu import nras
 from chrysalis.cli.main import main
 from e2e.simtd import gpu as simulated
 from e2e.simtd.gpu import ReportShape, RimShape, SimulatedGpus
+from tests.cli.documented import told as documented
 
 INSTANT = "2026-11-01T12:00:00Z"
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
@@ -83,6 +84,7 @@ def test_accepted_is_zero(run: Run) -> None:
     outcome = run("verify", "evidence.json", *RIMS, "--nonce", NONCE.hex())
     assert outcome.code == 0
     document = outcome.json
+    assert documented(document, "gpu verify")
     assert (document["verdict"], document["scope"], document["evidenceClass"]) == ("Accepted", "GenuinenessAndReferences", "Simulated")
     assert (document["revocation"], document["bound"], document["nonceChecked"]) == ("NotChecked", "Unknown", True)
     assert document["gpus"][0]["secureBoot"] is True
@@ -176,11 +178,13 @@ def test_rim_prints_what_rules_take(run: Run, tmp_path: Path) -> None:
         "measurements": outcome.json["measurements"],
         "trustRoot": {"der": base64.b64encode(VENDOR.root_der).decode()},
     }
+    assert documented(outcome.json, "gpu rim")
     (tmp_path / "digested.json").write_text(outcome.out)
     assert run("verify", "evidence.json", "--rim", "digested.json").code == 0
     for name, document in {"rules.yaml": rules, "spec.yaml": {"gpu": rules}, "policy.yaml": {"spec": {"gpu": rules}}}.items():
         (tmp_path / name).write_text(yaml.safe_dump(document))
-        verdict = run("verify", "evidence.json", "--rules", name)
+        verdict = run("verify", "evidence.json", "--policy", name)
+        assert verdict.json["gpus"] == run("verify", "evidence.json", "--rules", name).json["gpus"]  # its older name
         assert (verdict.code, verdict.json["scope"]) == (0, "Policy")
     (tmp_path / "other.yaml").write_text(yaml.safe_dump(rules | {"driverVersions": ["1.1"]}))
     assert run("verify", "evidence.json", "--rules", "other.yaml").reasons == ["GpuDriverNotAllowed"]

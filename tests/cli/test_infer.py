@@ -15,6 +15,7 @@ from chrysalis.api.policy import SignedPolicy
 from chrysalis.cli.main import main
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_POLICY
+from tests.cli.documented import told as documented
 from tests.client.conftest import platform, serve  # noqa: F401 - fixtures
 
 MODEL = "sha256:" + "1" * 64
@@ -60,9 +61,15 @@ def shell(serve: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_fresh_quote_is_the_default(shell: Shell) -> None:
     told = shell.json()
+    assert documented(told, "infer")
     assert (told["mode"], told["freshness"], told["revocation"], told["judgedBy"]) == ("fresh-quote", "OwnNonce", "NotChecked", "Client")
     assert (told["evidenceClass"], told["isolation"], told["placement"]) == ("Simulated", "PodTD", None)
-    assert (told["verdict"]["verdict"], told["result"], told["checkedBy"]["broker"]) == ("Accepted", None, [])
+    assert (told["verdict"], told["appraisal"]["verdict"], told["result"], told["checkedBy"]["broker"]) == (
+        "Accepted",
+        "Accepted",
+        None,
+        [],
+    )
     code, out, _ = shell.run()
     assert code == 0
     for words in (
@@ -79,7 +86,7 @@ def test_ear(shell: Shell) -> None:
     told = shell.json(*shell.ear, policy=shell.signed)
     assert (told["mode"], told["freshness"], told["revocation"], told["judgedBy"]) == ("ear", "BrokerNonce", "NotChecked", "Broker")
     assert (told["evidenceClass"], told["isolation"], told["placement"]) == ("Simulated", "PodTD", "Development")
-    assert (told["verdict"], told["result"]["chrysalis_result"]["policyName"]) == (None, "minilm")
+    assert (told["verdict"], told["appraisal"], told["result"]["chrysalis_result"]["policyName"]) == ("Accepted", None, "minilm")
     assert told["limitedBy"] == "freshness.maxResultAgeSeconds"
     assert shell.json(*shell.ear, "--max-ear-age", "600", policy=shell.signed)["limitedBy"] == "maxEarAge"
     code, out, _ = shell.run(*shell.ear, policy=shell.signed)
@@ -118,6 +125,7 @@ def test_offline_with_collateral_of_ones_own(shell: Shell) -> None:
 def test_the_answer_of_a_job_says_it_too(shell: Shell) -> None:
     shell.served.worker.set_name = "none"
     told = shell.json(*shell.ear, policy=shell.signed, only=False)
+    assert documented(told, "infer")
     assert (told["mode"], told["embeddings"]) == ("ear", [[6.0, 1.0]])
 
 

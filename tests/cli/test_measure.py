@@ -13,6 +13,7 @@ from chrysalis.api.account import SettlementAccountSpec
 from chrysalis.api.worker import ConfidentialWorkerSpec
 from chrysalis.cli.main import main
 from chrysalis.rendering import render
+from tests.cli.documented import told as documented
 
 ACCOUNT: dict[str, Any] = {
     "apiVersion": "chrysalis.dev/v1alpha1",
@@ -67,6 +68,7 @@ def run(*arguments: object) -> int:
 def test_it_prints_what_the_operator_renders(files: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run("-f", files["worker"], "-f", files["account"], "-o", "json") == 0
     printed = json.loads(capsys.readouterr().out)
+    assert documented(printed, "measure")
     spec, account = ConfidentialWorkerSpec.model_validate(WORKER["spec"]), SettlementAccountSpec.model_validate(ACCOUNT["spec"])
     rendered = render("embedder", "pool", spec, account)
     assert printed["mrconfigid"] == rendered.mrconfigid.hex()

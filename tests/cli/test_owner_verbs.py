@@ -25,6 +25,7 @@ from chrysalis.wire.broker import PAYLOAD_POLICY
 from e2e.mortal import mortal
 from e2e.ports import free_port
 from e2e.simtd.pki import SimulatedPlatform
+from tests.cli.documented import told as documented
 
 POLICY: dict[str, Any] = {
     "apiVersion": "chrysalis.dev/v1alpha1",
@@ -240,7 +241,8 @@ def test_storing_at_a_broker_survives_its_kill(tmp_path: Path, model: Path, poli
     put_key = ("keys", "put", "--broker", broker.url, "--pin", pin["spkiSha256"], "--record", record, "--owner-key", tmp_path / "owner")
     put_policy = ("policy", "sign", "-f", policy, "--put", broker.url, "--pin", pin["spkiSha256"])
     assert code(*put_policy, "--owner-key", tmp_path / "owner") == 0
-    assert code(*put_key, "--identity", tmp_path / "m.key") == 0
+    stored = json.loads(run(*put_key, "--identity", tmp_path / "m.key", "-o", "json").stdout)
+    assert documented(stored, "keys put")
 
     assert broker.stop(signal.SIGKILL) == -signal.SIGKILL
     broker.start()

@@ -17,6 +17,7 @@ from chrysalis.wire.broker import NamedReason, Problem
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.changes import PolicySimulation, SimulatedChange
 from chrysalis.wire.reasons import Refused
+from tests.cli.documented import told as documented
 
 AT = datetime(2026, 11, 1, 12, tzinfo=UTC)
 REGISTERS = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrseam", "mrowner", "mrownerconfig", "mrconfigid")
@@ -94,6 +95,7 @@ def test_somebody_loses(monkeypatch: pytest.MonkeyPatch, files: tuple[Path, Path
         assert words in found.output
     as_json = run(files, "-o", "json")
     assert as_json.return_value == 1
+    assert documented(json.loads(as_json.output), "policy simulate")
     assert json.loads(as_json.output)["losing"][0]["reasons"][0]["reason"] == "TcbOutOfDate"
 
 

@@ -16,6 +16,7 @@ from chrysalis.cli.main import main
 from chrysalis.cli.measure_rebuild import Built
 from e2e.images import oci
 from e2e.images.oci import Layer, RunConfig, new_layer
+from tests.cli.documented import told as documented
 
 FAR = "2126-01-01T00:00:00Z"
 
@@ -188,6 +189,7 @@ def test_rebuilding_compares(shell: Shell, tmp_path: Path, digest: str, layer: s
     words = ("measure", "--rebuild", "--source", tmp_path / "source", "--against", envelope, "--publisher", shell.publisher)
     found, text = shell(*words, "-o", "json")
     shown = json.loads(text)
+    assert documented(shown, "measure --rebuild")
     assert (found, shown["verdict"]) == (code, "Differs" if code else "Reproduced"), shown
     assert any(line in difference for difference in shown["differences"]) or not line
     assert shell(*words)[0] == code

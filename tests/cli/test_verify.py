@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from chrysalis.cli.main import main
 from e2e.simtd.pki import CollateralShape, SimulatedPlatform
+from tests.cli.documented import told as documented
 
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 INSTANT = "2026-11-01T12:00:00Z"
@@ -75,10 +76,22 @@ def test_a_quote_of_something_else_is_refused_without_collateral(run: Run, tmp_p
     assert (outcome.code, [told["reason"] for told in outcome.json["reasons"]]) == (1, ["QuoteTypeUnsupported"])
 
 
+def test_report_data(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "quote").write_bytes(PLATFORM.quote(report_data=b"\xab" * 64))
+    right = run("--report-data", "AB" * 64)
+    assert (right.code, right.json["reportDataChecked"]) == (0, True)
+    wrong = run("--report-data", "ab" * 63 + "ac")
+    assert (wrong.code, wrong.reasons) == (1, ["ReportDataMismatch"])
+    assert run().json["reportDataChecked"] is False
+    assert run("--report-data", "ab" * 32).code == 2
+    assert "compared with --report-data" in run("--report-data", "ab" * 64, "-o", "text").out
+
+
 def test_accepted_is_zero(run: Run) -> None:
     outcome = run()
     assert outcome.code == 0
     document = outcome.json
+    assert documented(document, "verify")
     assert document["verdict"] == "Accepted"
     assert (document["reasons"], document["advisoryIDs"]) == ([], [])
     assert (document["evidenceClass"], document["tcbStatus"], document["fmspc"]) == ("Simulated", "UpToDate", "51D000000000")

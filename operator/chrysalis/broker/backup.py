@@ -64,7 +64,7 @@ class Manifest(Model):
 
 
 def write(path: Path, *, database: Database, keys: StateKeys, encryption: KeyEncryption, clock: Clock) -> Manifest:
-    """Make a backup in a new file; it appears when it is complete.  Raises BrokerError (BackupInvalid, AuditBroken)."""
+    """Make a backup in a new file; it appears when it is complete.  Raises BrokerError (BackupFileUnusable, AuditBroken)."""
     audit.verify(audit_store.AuditRoom(database).audit_log())
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -78,7 +78,7 @@ def write(path: Path, *, database: Database, keys: StateKeys, encryption: KeyEnc
         state_keys.sync_directory(path.parent)
     except (OSError, tarfile.TarError) as error:
         raise BrokerError(
-            BrokerReason.BACKUP_INVALID, f"{path} cannot be written", "name a new file on a volume with space", str(error)
+            BrokerReason.BACKUP_FILE_UNUSABLE, f"{path} cannot be written", "name a new file on a volume with space", str(error)
         ) from error
     finally:
         partial.unlink(missing_ok=True)
@@ -89,7 +89,7 @@ def read(path: Path, anchor: bytes | None) -> Manifest:
     """Check a whole backup: signature, and the digest of every member.
 
     anchor: the pinned key of the broker that made it; None trusts the key that the backup itself names, which protects against
-    damage and not against an attacker.  Raises BrokerError (BackupInvalid).
+    damage and not against an attacker.  Raises BrokerError (BackupInvalid, BackupFileUnusable).
     """
     with _opened(path) as archive:
         manifest = _manifest(archive, anchor)
@@ -318,7 +318,7 @@ def _digest(archive: tarfile.TarFile, member: tarfile.TarInfo) -> str:
 
 
 class _opened:
-    """The archive, with every way of being unreadable turned into BackupInvalid."""
+    """The archive; a file that cannot be opened is BackupFileUnusable, and every other way of being unreadable BackupInvalid."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -327,7 +327,10 @@ class _opened:
     def __enter__(self) -> tarfile.TarFile:
         try:
             self._archive = tarfile.open(self._path, "r:")
-        except (OSError, tarfile.TarError) as error:
+        except OSError as error:
+            message, remedy = f"{self._path} cannot be read", "name a file that `chrysalis broker backup` made"
+            raise BrokerError(BrokerReason.BACKUP_FILE_UNUSABLE, message, remedy, str(error)) from error
+        except tarfile.TarError as error:
             raise _invalid(self._path, str(error)) from error
         return self._archive
 

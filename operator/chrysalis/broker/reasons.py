@@ -77,6 +77,7 @@ class BrokerReason(StrEnum):
     ANCHOR_MISSING = "AnchorMissing"
     ANCHOR_INVALID = "AnchorInvalid"
     BACKUP_INVALID = "BackupInvalid"
+    BACKUP_FILE_UNUSABLE = "BackupFileUnusable"
     STATE_NOT_EMPTY = "StateNotEmpty"
 
 

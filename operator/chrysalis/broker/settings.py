@@ -120,7 +120,10 @@ def load(path: Path) -> Settings:
         return Settings.model_validate(yaml.safe_load(text))
     except (OSError, ValueError, RecursionError, yaml.YAMLError, ValidationError) as error:
         raise BrokerError(
-            BrokerReason.SETTINGS_INVALID, f"{path} is not a configuration of the broker", "see chrysalis.broker.settings", _said(error)
+            BrokerReason.SETTINGS_INVALID,
+            f"{path} is not a configuration of the broker",
+            "correct what the detail names; docs/broker-settings.md lists all settings",
+            _said(error),
         ) from None
 
 

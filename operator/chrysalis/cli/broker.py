@@ -178,9 +178,13 @@ def rotate_root(config: Path, output: str) -> int:
         with _opened(config) as broker:
             outcome = rotation.rotate(broker.database, broker.keyring, unix(SystemClock().now()))
         rotation.require_complete(outcome)
-        return asdict(outcome), (
-            f"{outcome.sealed_again} values sealed again, {outcome.already_current} were; all under {outcome.current}."
-        )
+        facts = {
+            "sealedAgain": outcome.sealed_again,
+            "alreadyCurrent": outcome.already_current,
+            "left": outcome.left,
+            "current": outcome.current,
+        }
+        return facts, (f"{outcome.sealed_again} values sealed again, {outcome.already_current} were; all under {outcome.current}.")
 
     return _run(output, work)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,7 +50,7 @@ from chrysalis.wire.bundle import (
 MAX_DOCUMENT_BYTES = 4 * 1024 * 1024
 M = TypeVar("M", bound=Model)
 PATH = click.Path(path_type=Path)
-FILE = click.option("--out", "file", type=PATH, required=True, help="The bundle's file.")
+FILE = click.option("--out", "file", type=PATH, required=True, help="The bundle's file; - is standard output.")
 OUTPUT = click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 
 
@@ -143,7 +144,12 @@ def make(file: Path, at: datetime | None, output: str, **given: Any) -> int:
 
 
 def _written(path: Path, file: bytes, output: str) -> None:
-    """Write a bundle and print its digest and file."""
+    """Write a bundle and print its digest and file; a bundle on standard output stands there alone."""
+    if path == files.STDIN:
+        BundleFile.read(file)
+        sys.stdout.buffer.write(file)
+        sys.stdout.buffer.flush()
+        return
     found = write_bundle(path, file)
     fields = {"schemaVersion": "chrysalis/v1", "bundleDigest": found, "file": str(path), "bytes": len(file)}
     click.echo(json.dumps(fields, indent=2) if output == "json" else f"{found}  {path}")

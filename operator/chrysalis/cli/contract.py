@@ -66,8 +66,20 @@ def command() -> None:
 @click.option("--top-up-nanoton", type=Nanoton(), required=True, help="What the contract is deployed with.")
 @click.option("--guardian", help="Address that may pause and cancel.")
 @click.option("--fee-bps", type=click.IntRange(0, 10_000), default=0, show_default=True, help="The owner's share, in 1/10000.")
-@click.option("--delay-seconds", type=click.IntRange(1, 30 * 86400), default=10_800, show_default=True)
-@click.option("--min-interval-seconds", type=click.IntRange(1, 30 * 86400), default=10_800, show_default=True)
+@click.option(
+    "--delay-seconds",
+    type=click.IntRange(1, 30 * 86400),
+    default=10_800,
+    show_default=True,
+    help="How long a commit waits, cancellable, before it counts.",
+)
+@click.option(
+    "--min-interval-seconds",
+    type=click.IntRange(1, 30 * 86400),
+    default=10_800,
+    show_default=True,
+    help="The shortest time between two commits.",
+)
 @onchain.output_option
 def deploy(
     chain_file: Path,

@@ -226,8 +226,10 @@ async def _answered(worker: VerifiedWorker, check: RevocationCheck | None) -> Ve
 def _json(worker: VerifiedWorker, job: Job | None) -> dict[str, object]:
     return {
         "schemaVersion": "chrysalis/v1",
+        "verdict": "Accepted",
+        "reasons": [],
         **worker.facts(),
-        "verdict": worker.verdict.to_json_full() if worker.verdict else None,
+        "appraisal": worker.verdict.to_json_full() if worker.verdict else None,
         "gpu": worker.gpu.to_json_full() if worker.gpu else None,
         "result": worker.ear.to_json_dict() if worker.ear else None,
         "wrk": worker.wrk,

@@ -18,6 +18,7 @@ from pyrage import x25519
 
 from chrysalis.api.worker import BrokerPin
 from chrysalis.broker.backup import recovery_copies
+from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.cli import broker_evidence, failures, printing, recalls
 from chrysalis.cli.addresses import HTTPS
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
@@ -140,9 +141,16 @@ def recover(backup: Path, identity_file: Path, out: Path, ear_key: bytes | None,
     """Get the owner's keys out of a broker's BACKUP, without the broker and without its root key.
 
     Opens the recovery copies that were sealed to the owner's age recipient.  Writes for each KEYID.identity (the package's key) and
-    KEYID.yaml (the record, for `chrysalis keys put` at another broker; its version must grow).  Exit 1 when none opens.
+    KEYID.yaml (the record, for `chrysalis keys put` at another broker; its version must grow).
+
+    Exit code: 0 done, 1 none opens or the backup is damaged or not that broker's, 2 unreadable input.
     """
-    found = recovered(backup, read_text(identity_file), ear_key)
+    try:
+        found = recovered(backup, read_text(identity_file), ear_key)
+    except BrokerError as error:
+        if error.reason != BrokerReason.BACKUP_INVALID:
+            raise
+        return failures.tell([error], EXIT_NO)
     if not found:
         message, remedy = (
             "no recovery copy in this backup opens with this identity",

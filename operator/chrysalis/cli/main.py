@@ -17,11 +17,11 @@ from typing import Any
 import click
 
 from chrysalis import __version__
-from chrysalis.cli import failures, printing
+from chrysalis.cli import examples, failures, printing
 from chrysalis.errors import ChrysalisError
 
 VERBS = (
-    "audit broker bundle claim contract earnings epochs eventlog gpu infer "
+    "audit broker bundle claim completion contract earnings epochs eventlog gpu infer "
     "inspect keys ledger measure policy receipts reference seal status unseal verify"
 )
 """One module each."""
@@ -64,13 +64,15 @@ class LazyGroup(click.Group):
         if cmd_name not in self.list_commands(ctx):
             return None
         command: click.Command = importlib.import_module(f"chrysalis.cli.{cmd_name}").command
-        return command
+        return examples.added(command, (cmd_name,))
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="chrysalis")
 def cli() -> None:
     """Confidential inference on Kubernetes: attested before admission, paid on TON.
+
+    `chrysalis VERB --help` shows options, exit codes and examples; `chrysalis completion` makes shells complete them.
 
     Exit codes: 0 yes; 1 a verdict or state that says no; 2 usage or unreadable input; 3 a service could not be reached;
     130 interrupted; 141 whoever read the output went away.

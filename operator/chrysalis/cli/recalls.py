@@ -6,12 +6,13 @@ from pathlib import Path
 
 import click
 
-from chrysalis.cli import printing
+from chrysalis.cli import failures, printing
 from chrysalis.cli.addresses import HTTPS
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
-from chrysalis.cli.owner_files import OwnerFileError, OwnerFileReason, ask
+from chrysalis.cli.owner_files import EXIT_NO, OwnerFileError, OwnerFileReason, ask
 from chrysalis.clock import SystemClock, from_unix, rfc3339
 from chrysalis.wire.broker_client import BrokerClient
+from chrysalis.wire.reasons import WireError
 from chrysalis.wire.recalls import open_list
 
 MAX_AGE_SECONDS = 3600
@@ -44,7 +45,16 @@ def command(url: str, spki: str, ear_key: bytes, out: Path | None, output: str) 
         for key in found.keys:
             click.echo(f"{key.kid}  {rfc3339(from_unix(key.recalled_at))}")
 
-    async def question(client: BrokerClient) -> None:
-        show(await client.recalls())
+    got: list[str] = []
 
-    return ask(url, spki, question)
+    async def question(client: BrokerClient) -> None:
+        got.append(await client.recalls())
+
+    code = ask(url, spki, question)
+    if code:
+        return code
+    try:
+        show(got[0])
+    except WireError as error:
+        return failures.tell([error], EXIT_NO)
+    return 0

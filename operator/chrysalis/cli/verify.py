@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from chrysalis.attestation.quote_file import MAX_REPORT_BYTES
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.attestation.verdict import NOT_CHECKED, EvidenceClass, Reason, Verdict
 from chrysalis.cli import files, printing
+from chrysalis.cli.hexadecimal import HEX64
 from chrysalis.cli.times import Rfc3339
 from chrysalis.cli.verify_bundle import bundle_options
 from chrysalis.clock import SystemClock, rfc3339
@@ -38,6 +38,7 @@ UNREADABLE = {AttestationReason.QUOTE_UNREADABLE, AttestationReason.QUOTE_TOO_LA
 )
 @click.option("--policy", type=click.Path(path_type=Path), help="What to accept: an AttestationPolicy or its bare spec (YAML, JSON).")
 @click.option("--at", type=Rfc3339(), help="Judge as of this time; default: now.")
+@click.option("--report-data", type=HEX64, help="What the quote must be over: its 64 bytes of report data (hex).")
 @click.option("--root", "roots", type=click.Path(path_type=Path), multiple=True, help="Trust this root certificate instead of Intel's.")
 @click.option("--initdata", type=click.Path(path_type=Path), help="The initdata's TOML, for policies that judge it.")
 @click.option(
@@ -55,6 +56,7 @@ def command(
     roots: tuple[Path, ...],
     initdata: Path | None,
     event_log: Path | None,
+    report_data: bytes | None,
     output: str,
 ) -> int:
     """Judge an Intel TDX quote: genuine, up to date, and allowed by a policy.
@@ -95,23 +97,24 @@ def command(
         roots=anchors,
         initdata=toml,
         event_log=log,
+        report_data=report_data,
     )
-    return _show(verdict, moment, output)
+    return _show(verdict, moment, output, report_data_checked=report_data is not None)
 
 
 def _too_large(message: str) -> AttestationError:
     return AttestationError(AttestationReason.QUOTE_TOO_LARGE, message)
 
 
-def _show(verdict: Verdict, at: datetime, output: str) -> int:
+def _show(verdict: Verdict, at: datetime, output: str, *, report_data_checked: bool = False) -> int:
     if output == "json":
-        click.echo(json.dumps({"schemaVersion": "chrysalis/v1"} | verdict.to_json_full() | OFFLINE | {"at": rfc3339(at)}, indent=2))
+        printing.document(verdict.to_json_full() | OFFLINE | {"reportDataChecked": report_data_checked, "at": rfc3339(at)})
     else:
-        printing.lines(_lines(verdict, at))
+        printing.lines(_lines(verdict, at, report_data_checked=report_data_checked))
     return 0 if verdict.accepted else 1
 
 
-def _lines(verdict: Verdict, at: datetime) -> list[str]:
+def _lines(verdict: Verdict, at: datetime, *, report_data_checked: bool) -> list[str]:
     """The verdict for people: the answer, why, what to do, and the facts."""
     colour = "green" if verdict.accepted else "red"
     lines = [click.style(verdict.verdict, fg=colour, bold=True) + f"  (as of {rfc3339(at)})", ""]
@@ -124,6 +127,7 @@ def _lines(verdict: Verdict, at: datetime) -> list[str]:
     facts: list[tuple[str, str | None]] = [
         ("judged", _judged(verdict)),
         ("mode", "offline: freshness NotChecked, revocation of a result NotChecked"),
+        ("report data", "compared with --report-data" if report_data_checked else None),
         ("evidence class", _class(verdict.evidence_class)),
         ("TCB status", verdict.tcb_status),
         ("advisories", ", ".join(verdict.advisory_ids) or None),

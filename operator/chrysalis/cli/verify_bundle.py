@@ -44,7 +44,7 @@ OPTIONS = (
         "--nras-keys", type=click.Path(path_type=Path), help="With --bundle: NVIDIA's service's key set (JWKS) instead of the enclosed one."
     ),
 )
-OF_A_QUOTE = ("collateral", "initdata", "event_log")
+OF_A_QUOTE = ("collateral", "initdata", "event_log", "report_data")
 OF_A_BUNDLE = ("owner", "ear_key", "recalls", "nonce", "nras_keys")
 
 
