@@ -49,6 +49,17 @@ def test_every_document_is_needed(name: str) -> None:
         assert caught.value.reason == "CollateralMalformed"
 
 
+def test_a_member_stands_once_and_lists_are_bounded() -> None:
+    """Readers differ in which of two they take, and a list takes a hundred times the room of its brackets."""
+    twice = TEXT.replace("{", '{"tcb_info":"",', 1)
+    assert json.loads(twice) == json.loads(TEXT)
+    for text, words in ((twice, "'tcb_info' twice"), (TEXT.replace("{", '{"x":[' + "[]," * 20_000 + "[]],", 1), "objects and lists")):
+        with pytest.raises(AttestationError) as caught:
+            Collateral.from_json(text)
+        assert caught.value.reason == "CollateralMalformed"
+        assert words in caught.value.detail
+
+
 @pytest.mark.parametrize(
     "text",
     ["", "hello", "[]", "null", "5", "{", "[" * 100_000, b"\xff\xfe", "x" * (MAX_COLLATERAL_BYTES + 1)],

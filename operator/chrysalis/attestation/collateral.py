@@ -18,6 +18,7 @@ import dcap_qvl
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 
+from chrysalis.attestation import envelope
 from chrysalis.attestation.certificate_errors import UNREADABLE_X509, names_of
 from chrysalis.attestation.reasons import AttestationError, AttestationReason
 from chrysalis.clock import parse_rfc3339
@@ -76,11 +77,13 @@ class Collateral:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Collateral:
-        """Read QuoteCollateralV3 JSON; raises AttestationError (CollateralMalformed)."""
+        """Read QuoteCollateralV3 JSON; raises AttestationError (CollateralMalformed), also where a member stands twice."""
         if len(text) > MAX_COLLATERAL_BYTES:
             raise _malformed(f"the collateral has {len(text)} bytes; at most {MAX_COLLATERAL_BYTES} are read")
         try:
-            document = json.loads(text)
+            document = envelope.parsed(text)
+        except envelope.Ambiguous as error:
+            raise _malformed("the collateral's JSON is not read", str(error)) from error
         except (ValueError, RecursionError) as error:
             raise _malformed("the collateral is not JSON", str(error)) from error
         if not isinstance(document, dict):
