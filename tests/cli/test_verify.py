@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote as quoted
 
 import pytest
 import yaml
@@ -85,6 +86,27 @@ def test_report_data(run: Run, tmp_path: Path) -> None:
     assert run().json["reportDataChecked"] is False
     assert run("--report-data", "ab" * 32).code == 2
     assert "compared with --report-data" in run("--report-data", "ab" * 64, "-o", "text").out
+
+
+def test_answers_that_were_saved_one_by_one(run: Run, tmp_path: Path) -> None:
+    known = json.loads(PLATFORM.collateral(AT))
+    saved = {
+        "tcb.json": f'{{"tcbInfo":{known["tcb_info"]},"signature":"{known["tcb_info_signature"]}"}}'.encode(),
+        "qe.json": b"\xef\xbb\xbf"
+        + f'{{"enclaveIdentity":{known["qe_identity"]},"signature":"{known["qe_identity_signature"]}"}}'.encode(),
+        "tcb.headers": b"HTTP/1.1 200 OK\r\nTCB-Info-Issuer-Chain: " + quoted(known["tcb_info_issuer_chain"]).encode() + b"\r\n",
+        "pck.pem": known["pck_crl_issuer_chain"].encode(),
+        "pck.crl": bytes.fromhex(known["pck_crl"]),
+        "root.hex": known["root_ca_crl"].encode(),
+    }
+    words = []
+    for name, data in saved.items():
+        (tmp_path / name).write_bytes(data)
+        words += ["--collateral", str(tmp_path / name)]
+    assert run(*words, collateral="").json["verdict"] == "Accepted"
+    outcome = run(*words[:-2], collateral="")
+    assert (outcome.code, outcome.err.partition(":")[0]) == (2, "CollateralMalformed")
+    assert "root_ca_crl" in outcome.err
 
 
 def test_accepted_is_zero(run: Run) -> None:

@@ -8,8 +8,10 @@ is looked for by what it is (collateral_search.py).
 
 from __future__ import annotations
 
+import base64
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -51,6 +53,12 @@ def read(data: bytes, platform: Platform | None = None) -> Collateral:
     except (ValueError, RecursionError) as error:
         raise _malformed("the collateral is not JSON, or names a member twice", str(error)[:300]) from error
     return Collateral.from_json(json.dumps(fields) if fields else data)  # says what is missing
+
+
+def together(files: Sequence[bytes]) -> bytes:
+    """Several files as one: a service's answers as they were saved, chains in PEM or as headers carry them, lists in DER or PEM."""
+    texts = [data if armor.is_text(data := armor.as_utf8(file)) else base64.b64encode(data) for file in files]
+    return json.dumps([text.removeprefix(armor.BOM).decode() for text in texts]).encode()
 
 
 def _answered(fields: dict[str, Any]) -> None:

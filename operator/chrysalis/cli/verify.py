@@ -34,7 +34,9 @@ UNREADABLE = {AttestationReason.QUOTE_UNREADABLE, AttestationReason.QUOTE_TOO_LA
 @click.option(
     "--collateral",
     type=click.Path(path_type=Path),
-    help="Intel's collateral for the platform: QuoteCollateralV3 JSON, or its members as other tools keep them.",
+    multiple=True,
+    help="Intel's collateral for the platform: QuoteCollateralV3 JSON, or its members as other tools keep them; repeat for answers that "
+    "were saved one by one.",
 )
 @click.option("--policy", type=click.Path(path_type=Path), help="What to accept: an AttestationPolicy or its bare spec (YAML, JSON).")
 @click.option("--at", type=Rfc3339(), help="Judge as of this time; default: now.")
@@ -50,7 +52,7 @@ UNREADABLE = {AttestationReason.QUOTE_UNREADABLE, AttestationReason.QUOTE_TOO_LA
 @bundle_options
 def command(
     quote: Path,
-    collateral: Path | None,
+    collateral: tuple[Path, ...],
     policy: Path | None,
     at: datetime | None,
     roots: tuple[Path, ...],
@@ -74,17 +76,18 @@ def command(
     raw, flaw = b"", None
     try:
         raw = quotes.read(data)
-        if collateral is None:
+        if not collateral:
             quotes.parse(raw)
     except AttestationError as error:
         if error.reason in UNREADABLE:
             raise
         flaw = Reason.from_error(error)
-    if collateral is None and flaw is not None and flaw.reason == AttestationReason.QUOTE_TYPE_UNSUPPORTED:
+    if not collateral and flaw is not None and flaw.reason == AttestationReason.QUOTE_TYPE_UNSUPPORTED:
         return _show(Verdict.refused(flaw, scope="Policy" if spec else "GenuinenessAndTcb"), moment, output)
-    if collateral is None:
+    if not collateral:
         raise AttestationError(AttestationReason.COLLATERAL_MISSING, "no collateral was given; without it nothing can be verified")
-    documents = collateral_file.read(files.read(collateral, MAX_COLLATERAL_BYTES), pck_chain.claimed_or_none(raw))
+    given = [files.read(path, MAX_COLLATERAL_BYTES) for path in collateral]
+    documents = collateral_file.read(given[0] if len(given) == 1 else collateral_file.together(given), pck_chain.claimed_or_none(raw))
     toml = files.read(initdata, MAX_INITDATA_BYTES) if initdata else None
     log = eventlog_file.read(files.read(event_log, eventlog_file.MAX_FILE_BYTES)) if event_log else None
     if flaw is not None:
