@@ -328,8 +328,12 @@ class _opened:
         try:
             self._archive = tarfile.open(self._path, "r:")
         except OSError as error:
-            message, remedy = f"{self._path} cannot be read", "name a file that `chrysalis broker backup` made"
-            raise BrokerError(BrokerReason.BACKUP_FILE_UNUSABLE, message, remedy, str(error)) from error
+            raise BrokerError(
+                BrokerReason.BACKUP_FILE_UNUSABLE,
+                f"{self._path} cannot be read",
+                "name a file that `chrysalis broker backup` made",
+                str(error),
+            ) from error
         except tarfile.TarError as error:
             raise _invalid(self._path, str(error)) from error
         return self._archive

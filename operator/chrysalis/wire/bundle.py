@@ -167,9 +167,10 @@ class BundleFile:
         """Read a file; raises WireError: BundleTooLarge, BundleMalformed (also for any other form of the same content)."""
         limit = MAX_BUNDLE_BYTES if file.isascii() else MAX_WIDE_BYTES
         if len(file) > limit:
+            wide = "" if limit == MAX_BUNDLE_BYTES else ", and is not all ASCII"
             raise WireError(
                 WireReason.BUNDLE_TOO_LARGE,
-                f"the bundle has more than {limit} bytes" + ("" if limit == MAX_BUNDLE_BYTES else ", and is not all ASCII"),
+                f"the bundle has more than {limit} bytes{wide}",
                 "give one evidence bundle, as `chrysalis bundle` or a broker wrote it",
             )
         try:
