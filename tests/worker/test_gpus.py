@@ -20,7 +20,7 @@ from chrysalis_worker.nvml import NvmlGpus
 from chrysalis_worker.reasons import WorkerError
 from e2e.simtd.nvml import SimulatedDriver
 from tests.worker.nvml_guest import DEVICES, POOL, NvmlGuest, loaded
-from tests.worker.test_agent import Running, clock, go, package, problem  # noqa: F401 - fixtures
+from tests.worker.test_agent import Running, clock, go, package, problem, told_ended  # noqa: F401 - fixtures
 
 
 @pytest.fixture
@@ -124,6 +124,24 @@ def test_without_a_valid_result_they_take_no_work(go: Any, guest: NvmlGuest, onc
             assert order.count("restart") == 2
 
     go(scenario, prepare=lambda w: setattr(w.broker, "life", 1), gpus=NvmlGpus)
+
+
+def test_a_result_that_the_broker_ended_takes_no_job_and_costs_no_domain(go: Any, guest: NvmlGuest) -> None:  # noqa: F811
+    """A driver of today makes GPUs ready once: they are taken back at the result's own end, not for a policy that may be mended."""
+
+    async def scenario(running: Running) -> None:
+        old = await told_ended(running, "StateRestored")
+        running.world.broker.refusals.extend([problem("VersionLost")] * 10_000)
+        await running.until(lambda: not running.agent.state.ready)
+        assert running.world.clock.monotonic() < old.deadline
+        await asyncio.sleep(4 * running.agent.timing.gpu_check)
+        assert guest.driver.history == [True]
+        running.world.broker.refusals.clear()
+        await running.ready()
+        assert guest.driver.history == [True]
+        assert running.books.orders.count("restart") == 1
+
+    go(scenario, gpus=NvmlGpus)
 
 
 def test_a_renewal_makes_ready_what_the_driver_closed(go: Any, guest: NvmlGuest) -> None:  # noqa: F811

@@ -272,8 +272,7 @@ class Agent:
             await self._attest(attester)
         except Refused as error:
             if ended and not error.retryable:
-                self.state.end_results()
-                self._gate.accept(self.clock.monotonic())
+                self.state.end_results()  # the GPUs stay until the result's own end: some drivers make them ready only once
             raise
         self._result_ended.clear()
         if before is not None and Phase.KEY_RELEASED in self.state.phases and (ended or not await self._known(attester, before)):

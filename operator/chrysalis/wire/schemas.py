@@ -25,6 +25,7 @@ MESSAGES: tuple[type[Model], ...] = (
     broker.Evidence,
     broker.AttestResult,
     broker.ReleaseRequest,
+    broker.ResultStanding,
     broker.WrappedKey,
     broker.KeyRecord,
     broker.ResultView,
