@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -119,3 +120,26 @@ def test_a_broker_that_ends_takes_no_more_work() -> None:
     with pytest.raises(BrokerError) as caught:
         writer.run(lambda _: None)
     assert (caught.value.reason, caught.value.status) == (BrokerReason.DATABASE_UNAVAILABLE, 503)
+
+
+@pytest.mark.parametrize(("stated", "status"), [(4096, 400), (4097, 413), (10**19, 413)])
+def test_what_is_too_large_is_refused_before_it_is_sent(world: World, stated: int, status: int) -> None:
+    """A client that says how much it has (with Expect: 100-continue it waits for the word) need not send it."""
+    sent: list[int] = []
+
+    async def receive() -> dict[str, Any]:
+        sent.append(1)
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    answers: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        answers.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/v1/keys/acme:release", "query_string": b"", "http_version": "1.1", "scheme": "https",
+        "headers": [(b"content-length", str(stated).encode()), (b"expect", b"100-continue")], "client": ("127.0.0.1", 1),
+    }  # fmt: skip
+    asyncio.run(world.http.app(scope, receive, send))
+    assert answers[0]["status"] == status
+    assert bool(sent) == (status == 400)

@@ -99,6 +99,7 @@ def test_each_algorithm(provider: Provider, algorithm: str) -> None:
         ("exp is text", {"exp": "soon"}),
         ("exp is true", {"exp": True}),
         ("exp is huge", {"exp": 1e300}),
+        ("a logout token", {"events": {"http://schemas.openid.net/event/backchannel-logout": {}}}),
     ],
 )
 def test_claims(provider: Provider, name: str, changes: dict[str, Any]) -> None:
@@ -135,6 +136,27 @@ def test_signatures_and_headers(provider: Provider) -> None:
     ):
         assert reason_of(provider.verifier, token) == BrokerReason.CALLER_UNAUTHENTICATED
     assert provider.verifier.verify(good)
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken"),
+    [
+        ("JWT", True),
+        ("at+jwt", True),
+        ("application/at+jwt", True),
+        (None, True),
+        ("logout+jwt", False),
+        ("secevent+jwt", False),
+        ("dpop+jwt", False),
+        (7, False),
+    ],
+)
+def test_kinds_of_tokens(provider: Provider, kind: Any, taken: bool) -> None:
+    token = provider.token(header={"typ": kind})
+    if taken:
+        assert provider.verifier.verify(token)["sub"] == "alice"
+    else:
+        assert reason_of(provider.verifier, token) == BrokerReason.CALLER_UNAUTHENTICATED
 
 
 def test_weak_and_foreign_keys_are_not_used(provider: Provider) -> None:

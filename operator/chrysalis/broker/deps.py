@@ -30,7 +30,7 @@ from chrysalis.clock import Clock
 
 CHECKS = 8
 """Callers that are checked at once.  A check may wait for another service; it shall not hold the threads that judge evidence."""
-KEY_CALLS = 12
+KEY_CALLS = 24
 """Requests at once that need the key service, which may be slow: they shall not hold the threads that everybody shares."""
 OWN_TASKS = 3
 """A thread for each thing that the broker does by itself (chrysalis.broker.app): no flood of requests makes a re-appraisal wait."""

@@ -45,17 +45,24 @@ M = TypeVar("M", bound=Model)
 
 async def body(request: Request, limit: int) -> bytes:
     """The request's whole body; raises BrokerError: MessageTooLarge over `limit` bytes, MessageTooSlow over BODY_SECONDS."""
+    stated = request.headers.get("content-length", "")
+    if stated.isascii() and stated.isdigit() and int(stated[:20]) > limit:  # before it is sent, where the client asks (100-continue)
+        raise _too_large(limit)
     read = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for piece in request.stream():
                 read += piece
                 if len(read) > limit:
-                    raise BrokerError(BrokerReason.MESSAGE_TOO_LARGE, f"the message is over {limit} bytes", "send less")
+                    raise _too_large(limit)
     except TimeoutError as error:
         words = f"the message did not arrive within {BODY_SECONDS:g} s"
         raise BrokerError(BrokerReason.MESSAGE_TOO_SLOW, words, "send it again, over a faster way") from error
     return bytes(read)
+
+
+def _too_large(limit: int) -> BrokerError:
+    return BrokerError(BrokerReason.MESSAGE_TOO_LARGE, f"the message is over {limit} bytes", "send less")
 
 
 def parse(model: type[M], raw: bytes) -> M:

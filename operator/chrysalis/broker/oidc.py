@@ -28,6 +28,8 @@ from chrysalis.clock import Clock, unix
 Algorithm = Literal["RS256", "ES256", "EdDSA"]
 KEY_TYPES: dict[str, tuple[str, str | None]] = {"RS256": ("RSA", None), "ES256": ("EC", "P-256"), "EdDSA": ("OKP", "Ed25519")}
 """The key type and curve that each algorithm needs; a key of another type is never tried."""
+KINDS = frozenset({"jwt", "at+jwt"})
+"""ID tokens and access tokens (RFC 9068) in `typ`; where it is absent, it is a JWT."""
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
 MAX_DOCUMENT_BYTES = 256 * 1024
 MAX_KEYS = 64
@@ -87,15 +89,18 @@ class OidcVerifier:
     def verify(self, token: str) -> dict[str, Any]:
         """The claims of a valid token.
 
-        1. Its header names a listed algorithm and a key.  2. The key is one of the issuer's, of the type that the algorithm
-        needs.  3. The signature holds.  4. Issuer, audience and subject.  5. Time: iat, nbf and exp within the skew, lifetime
-        bounded.  Raises BrokerError: CallerUnauthenticated, CallerCheckUnavailable.
+        1. Its header names a listed algorithm and a key, and says of what kind the token is: a logout token, say, bears the same issuer,
+        audience and subject, and admits nobody (RFC 8725, section 3.11; OpenID Connect Back-Channel Logout 1.0).  2. The key is one of the
+        issuer's, of the type that the algorithm needs.  3. The signature holds.  4. Issuer, audience and subject.  5. Time: iat, nbf and
+        exp within the skew, lifetime bounded.  Raises BrokerError: CallerUnauthenticated, CallerCheckUnavailable.
         """
         try:
             header = jwt.get_unverified_header(token)
             algorithm, kid = header.get("alg"), header.get("kid")  # 1
             if algorithm not in self.provider.algorithms or not isinstance(kid, str):
                 raise _refused(f"algorithm {str(algorithm)[:16]!r} is not listed, or the header names no key")
+            if str(header.get("typ", "JWT")).lower().removeprefix("application/") not in KINDS:
+                raise _refused(f"a token of the kind {str(header['typ'])[:32]!r}")
             key = _public_key(str(algorithm), self._key(kid))  # 2
             claims: dict[str, Any] = jwt.decode(  # 3, 4
                 token,
@@ -107,6 +112,8 @@ class OidcVerifier:
             )
         except (jwt.PyJWTError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise _refused(f"{type(error).__name__}: {error}"[:512]) from error
+        if "events" in claims:
+            raise _refused("it tells of events (RFC 8417); it is nobody's credential")
         self._check_time(claims)  # 5
         return claims
 
