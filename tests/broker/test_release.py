@@ -224,3 +224,27 @@ def test_who_writes_to_the_database_gets_no_key(
         db.execute(statement, {"new": change(mine, rivals), "owner": world.acme.public.hex()})
         db.execute(text("UPDATE counters SET value = value + 1 WHERE name = 'records'"))  # or the broker would not even look
     assert reasons(world.release("acme", result)) == [reason]
+
+
+class Slow:
+    """A key service that takes some seconds by the broker's clock."""
+
+    def __init__(self, world: World, seconds: int) -> None:
+        self._opens, self._clock, self._seconds = world.deps.results._encryption, world.clock, seconds
+
+    def decrypt(self, sealed: bytes, context: bytes) -> Any:
+        self._clock.advance(self._seconds)
+        return self._opens.decrypt(sealed, context)
+
+
+@pytest.mark.parametrize(("seconds", "found"), [(599, []), (600, ["ResultExpired"])])
+def test_a_result_that_ends_while_the_key_is_fetched_releases_nothing(
+    world: World, reasons: Reasons, seconds: int, found: list[str]
+) -> None:
+    result = accepted(world)
+    world.deps.results._encryption = Slow(world, seconds)
+    answer = world.release("acme", result)
+    assert (answer.status_code == 200) == (not found)
+    assert found == ([] if answer.status_code == 200 else reasons(answer))
+    log = [record.event for record in world.deps.store.audit_log()]
+    assert log[-1] == ("ReleaseRefused" if found else "KeyReleased")

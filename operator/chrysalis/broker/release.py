@@ -98,6 +98,8 @@ class Results:
             judged = self._judge_again(result) if awaited else frozenset()
             info = hpke.model_key_info(key_id, token.result.model_digest, result.result_id)
             secret = self._encryption.decrypt(stored.sealed_key, key_context(key_id, stored.owner, stored.record))
+            now = unix(self._clock.now())
+            _check_expiry(result, now)  # again: the key service may have taken a while
             wrapped = hpke.wrap(bytes.fromhex(token.keys.hpke), secret, info)
         except ChrysalisError as error:
             self._metrics.releases.labels("refused", error.reason).inc()
@@ -230,8 +232,7 @@ class Results:
 
     def _check(self, stored: StoredKey, result: StoredResult, now: int, inputs: Inputs) -> Ear:
         """Steps 2 to 4 of an accepted result for this key; its facts come from the token that this broker signed."""
-        if result.expires_at is None or now >= result.expires_at:
-            raise BrokerError(BrokerReason.RESULT_EXPIRED, "the result has expired", ATTEST_AGAIN)
+        _check_expiry(result, now)
         if result.revoked_at is not None:
             raise _revoked(f"{result.revoked_reason}: {result.revoked_message}")
         token = self._signed.open(_view(result).ear, self._keys.ear_public, self._clock.now(), self._recalled(inputs.shared))
@@ -253,6 +254,11 @@ class Results:
         check_isolation(record, token.result.isolation)
         check_class(record, token.result.evidence_class)
         return token
+
+
+def _check_expiry(result: StoredResult, now: int) -> None:
+    if result.expires_at is None or now >= result.expires_at:
+        raise BrokerError(BrokerReason.RESULT_EXPIRED, "the result has expired", ATTEST_AGAIN)
 
 
 def _another_key() -> BrokerError:
