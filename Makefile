@@ -18,6 +18,7 @@ unit: setup   ## the fast loop: everything that needs no cluster, network or TVM
 	@$(PY) -m pytest -q tests -m "not (tvm or triton or cluster or postgres or vault or fault or fuzz or opinions or bench)"
 programs: setup  ## build the cluster's programs and the images, where the cache lacks them (minutes)
 	@$(PY) -m e2e.cluster build && $(PY) -m e2e.images >/dev/null && $(PY) -m e2e.vault >/dev/null && $(PY) -m e2e.opinions.gotdx >/dev/null
+test: export SEED := $(or $(SEED),1)  # what is drawn is the same each time; `make fuzz` and `make test-faults` draw anew
 test: lint types layers programs  ## everything, on the real cluster and the real TVM
 	@$(PY) -m pytest tests e2e/tests -m "not (sweep or bench)"
 test-faults: setup  ## kill -9 at every named point, then at points of SEED, SEED+1, … (SEEDS many)
