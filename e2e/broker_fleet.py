@@ -30,6 +30,7 @@ from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, PAYLOAD_POLICY, ClaimedIde
 from chrysalis.wire.broker_client import BrokerClient
 from e2e.mortal import mortal
 from e2e.ports import free_port
+from e2e.simtd import policy as simulated_policy
 from e2e.simtd.pki import SimulatedPlatform
 
 MODEL_DIGEST = "sha256:" + "1" * 64
@@ -37,7 +38,6 @@ IMAGE_DIGEST = "sha256:" + "2" * 64
 KEY_ID = "model"
 POLICY_NAME = "workers"
 START_SECONDS = 120
-REGISTERS = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrseam", "mrowner", "mrownerconfig")
 NO_LIMITS = {
     "connections": 4096,
     "connectionsPerAddress": 2048,
@@ -141,14 +141,7 @@ class Fleet:
 
     def measurement(self) -> dict[str, Any]:
         """The policy's one tuple of reference values."""
-        values = self.platform.reference_values()
-        rule = {
-            "policyDigests": [initdata_form.policy_digest(self.toml)],
-            "templateVersions": [1],
-            "imageDigests": [IMAGE_DIGEST],
-            "wallets": "Any",
-        }
-        return {"name": "simulated", **{name: values[name] for name in REGISTERS}, "initdata": rule}
+        return simulated_policy.measurement(self.platform, self.toml, IMAGE_DIGEST)
 
     def record(self, version: int = 1) -> Envelope:
         """The owner's signed key record."""
@@ -219,21 +212,8 @@ class Fleet:
         return dsse.sign(payload_type, payload.encode(), self.owner)
 
     def _policy(self, version: int, tdx: dict[str, Any]) -> dict[str, Any]:
-        values = self.platform.reference_values()
-        rule = {
-            "tcb": {"allowedStatuses": ["UpToDate"]},
-            "measurements": [self.measurement()],
-            "tdAttributes": values["tdAttributes"],
-            "xfam": values["xfam"],
-        }
-        return {
-            "version": version,
-            "trustRoot": {"der": base64.b64encode(self.platform.root_der).decode()},
-            "brokerPlacement": ["Development"],
-            "tdx": rule | tdx,
-            "eventLog": {"required": True},
-            "freshness": {"maxResultAgeSeconds": 3600},
-        }
+        spec = simulated_policy.accepting(self.platform, self.measurement(), version=version, max_age_seconds=3600)
+        return spec | {"tdx": spec["tdx"] | tdx}
 
     def _initdata(self) -> bytes:
         identity: dict[str, Any] = {

@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared"
 
 # A busy machine is no bug: time is bounded where a test is about time.  With a SEED, the examples are the same each time.
-settings.register_profile("chrysalis", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("SEED")))
+settings.register_profile(
+    "chrysalis", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("SEED"))
+)
 settings.load_profile("chrysalis")
 
 

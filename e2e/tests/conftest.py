@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
+import tempfile
 from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import pytest
 
 from e2e import images
 from e2e.cluster import Cluster, ClusterError
+from e2e.demo.story import Console, Outcome, Step, play, table
+from e2e.demo.world import World
 
 INSTANCE = os.environ.get("CHRYSALIS_INSTANCE") or "test"
 _FAILED = pytest.StashKey[bool]()
@@ -33,6 +38,22 @@ def cluster() -> Iterator[Cluster]:
     yield made
     if not found and os.environ.get("KEEP") != "1":
         made.down()
+
+
+@pytest.fixture(scope="session")
+def told(pytestconfig: pytest.Config) -> Callable[[str, Callable[[World], list[Step]]], dict[int, Outcome]]:
+    """`told(instance, steps)` plays a story once and gives its outcomes by the steps' numbers."""
+
+    def tell(instance: str, steps: Callable[[World], list[Step]]) -> dict[int, Outcome]:
+        world = World(instance, Path(tempfile.mkdtemp(prefix="chrysalis-e2e-")), keep=False)
+        capture = pytestconfig.pluginmanager.getplugin("capturemanager")
+        with capture.global_and_fixture_disabled():  # progress is for whoever watches a run that takes minutes
+            print(file=sys.stdout)
+            played = play(steps(world), Console(stream=sys.stdout))
+            print(table(played), flush=True)
+        return {outcome.step.number: outcome for outcome in played}
+
+    return tell
 
 
 @pytest.fixture(scope="session")

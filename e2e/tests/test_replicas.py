@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from e2e.demo.story import Console, Outcome, play, table
+from e2e.demo.story import Outcome
 from e2e.demo.world import World
 from e2e.replicas.script import INSTANCE, steps
 
@@ -18,14 +17,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.postgres, pytest.mark.triton, pyt
 
 
 @pytest.fixture(scope="module")
-def outcomes(pytestconfig: pytest.Config) -> dict[int, Outcome]:
-    world = World(INSTANCE, Path(tempfile.mkdtemp(prefix="chrysalis-e2e-")), keep=False)
-    capture = pytestconfig.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():  # progress is for whoever watches a run that takes minutes
-        print(file=sys.stdout)
-        played = play(steps(world), Console(stream=sys.stdout))
-        print(table(played), flush=True)
-    return {outcome.step.number: outcome for outcome in played}
+def outcomes(told: Callable[..., dict[int, Outcome]]) -> dict[int, Outcome]:
+    return told(INSTANCE, steps)
 
 
 @pytest.mark.parametrize("number", sorted(TITLES), ids=[f"{n}-{TITLES[n]}" for n in sorted(TITLES)])

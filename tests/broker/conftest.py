@@ -31,6 +31,7 @@ from chrysalis.broker.settings import Settings
 from chrysalis.clock import ManualClock
 from chrysalis.wire import dsse, owner_token
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, PAYLOAD_POLICY, ClaimedIdentity, Evidence, KeyRecord, Keys
+from e2e.simtd import policy as simulated_policy
 from e2e.simtd.pki import SimulatedPlatform
 
 MODEL_DIGEST = "sha256:" + "1" * 64
@@ -175,28 +176,8 @@ class World:
 
     def policy(self, tenant: Tenant, **changes: Any) -> dict[str, Any]:
         """A policy's spec (camelCase) that accepts the tenant's worker on the platform."""
-        values = self.platform.reference_values()
-        names = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrseam", "mrowner", "mrownerconfig")
-        rule = {
-            "policyDigests": [initdata_form.policy_digest(self.initdata(tenant))],
-            "templateVersions": [1],
-            "imageDigests": [IMAGE_DIGEST],
-            "wallets": "Any",
-        }
-        spec = {
-            "version": 1,
-            "trustRoot": {"der": base64.b64encode(self.platform.root_der).decode()},
-            "brokerPlacement": ["Development"],
-            "tdx": {
-                "tcb": {"allowedStatuses": ["UpToDate"]},
-                "measurements": [{"name": "simulated", **{name: values[name] for name in names}, "initdata": rule}],
-                "tdAttributes": values["tdAttributes"],
-                "xfam": values["xfam"],
-            },
-            "eventLog": {"required": True},
-            "freshness": {"maxResultAgeSeconds": 600},
-        }
-        return spec | changes
+        measurement = simulated_policy.measurement(self.platform, self.initdata(tenant), IMAGE_DIGEST)
+        return simulated_policy.accepting(self.platform, measurement) | changes
 
     def put_policy(self, tenant: Tenant, name: str = "workers", **changes: Any) -> Any:
         signed = SignedPolicy(name=name, spec=AttestationPolicySpec.model_validate(self.policy(tenant, **changes)))

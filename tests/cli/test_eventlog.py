@@ -13,31 +13,12 @@ import yaml
 
 from chrysalis.attestation import eventlog, eventlog_file
 from chrysalis.attestation.eventlog import SHA384
-from chrysalis.cli.main import main
 from e2e.simtd import eventlog as boot
 from e2e.simtd.pki import SimulatedPlatform
 from tests.cli.documented import told as documented
+from tests.cli.outcome import outcome as run
 
 RTMRS = [value.hex() for value in boot.registers()]
-
-
-class Outcome:
-    """What the program printed and how it ended."""
-
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def json(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.out)
-        return document
-
-
-def run(capsys: pytest.CaptureFixture[str], *words: str | Path) -> Outcome:
-    with pytest.raises(SystemExit) as ended:
-        main([str(word) for word in words])
-    captured = capsys.readouterr()
-    return Outcome(int(ended.value.code or 0), captured.out, captured.err)
 
 
 @pytest.fixture

@@ -6,46 +6,29 @@ import io
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
 
 from chrysalis.cli import eventlog as eventlog_verb
 from chrysalis.cli import failures
-from chrysalis.cli.main import main
 from e2e.simtd import eventlog as boot
 from e2e.simtd.gpu import SimulatedGpus
 from e2e.simtd.pki import SimulatedPlatform
+from tests.cli.outcome import Outcome, outcome
 
 VENDOR = SimulatedGpus.create()
 DEVICE = VENDOR.device()
 
 
-@dataclass(frozen=True)
-class Ended:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.out)  # raises for anything but exactly one document
-        return document
-
-
-Run = Callable[..., Ended]
+Run = Callable[..., Outcome]
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    def command(*words: str | Path) -> Ended:
-        with pytest.raises(SystemExit) as ended:
-            main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return Ended(int(ended.value.code or 0), captured.out, captured.err)
+    def command(*words: str | Path) -> Outcome:
+        return outcome(capsys, *words)
 
     return command
 

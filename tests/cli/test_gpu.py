@@ -6,10 +6,8 @@ import base64
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import jwt
 import pytest
@@ -21,28 +19,13 @@ from chrysalis.cli.main import main
 from e2e.simtd import gpu as simulated
 from e2e.simtd.gpu import ReportShape, RimShape, SimulatedGpus
 from tests.cli.documented import told as documented
+from tests.cli.outcome import Outcome, outcome
 
 INSTANT = "2026-11-01T12:00:00Z"
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 NONCE = bytes(range(32))
 VENDOR = SimulatedGpus.create()
 DEVICE = VENDOR.device()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.out)
-        return document
-
-    @property
-    def reasons(self) -> list[str]:
-        return [reason["reason"] for reason in self.json["reasons"]]
 
 
 Run = Callable[..., Outcome]
@@ -69,10 +52,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.
 
     def command(verb: str, *words: str, output: str = "json") -> Outcome:
         roots = ["--rim-root", "rim-root.der", *(["--root", "root.der"] if verb == "verify" else [])]
-        with pytest.raises(SystemExit) as ended:
-            main(["gpu", verb, *words, "--at", INSTANT, "-o", output, *roots])
-        captured = capsys.readouterr()
-        return Outcome(int(ended.value.code or 0), captured.out, captured.err)
+        return outcome(capsys, "gpu", verb, *words, "--at", INSTANT, "-o", output, *roots)
 
     return command
 

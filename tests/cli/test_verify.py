@@ -5,39 +5,21 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote as quoted
 
 import pytest
 import yaml
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from chrysalis.cli.main import main
 from e2e.simtd.pki import CollateralShape, SimulatedPlatform
 from tests.cli.documented import told as documented
+from tests.cli.outcome import Outcome, outcome
 
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 INSTANT = "2026-11-01T12:00:00Z"
 PLATFORM = SimulatedPlatform.create()
-
-
-@dataclass(frozen=True)
-class Outcome:
-    code: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> dict[str, Any]:
-        document: dict[str, Any] = json.loads(self.out)
-        return document
-
-    @property
-    def reasons(self) -> list[str]:
-        return [reason["reason"] for reason in self.json["reasons"]]
 
 
 Run = Callable[..., Outcome]
@@ -55,10 +37,7 @@ def run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Run:
         argv = ["verify", str(tmp_path / quote), "--at", at, "-o", "json"]
         argv += ["--collateral", str(tmp_path / collateral)] if collateral else []
         argv += ["--root", str(tmp_path / root)] if root else []
-        with pytest.raises(SystemExit) as ended:
-            main([*argv, *words])
-        captured = capsys.readouterr()
-        return Outcome(int(ended.value.code or 0), captured.out, captured.err)
+        return outcome(capsys, *argv, *words)
 
     return command
 

@@ -21,6 +21,7 @@ from chrysalis.wire import bundle, dsse
 from chrysalis.wire.broker import PAYLOAD_POLICY, ClaimedIdentity, Evidence, Keys
 from chrysalis.wire.bundle import Bundle, BundleBroker, BundlePolicy, BundleResult
 from chrysalis.wire.ear import Appraisal, Confirmation, Ear, EarResult, VerifierId
+from e2e.simtd import policy as simulated_policy
 from e2e.simtd.pki import SimulatedPlatform
 
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
@@ -63,28 +64,8 @@ class Maker:
         return initdata_form.Initdata.model_validate({"containers": containers, "identity": identity}).to_toml()
 
     def spec(self, **changes: Any) -> AttestationPolicySpec:
-        values = self.platform.reference_values()
-        names = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "mrseam", "mrowner", "mrownerconfig")
-        rule = {
-            "policyDigests": [initdata_form.policy_digest(self.toml())],
-            "templateVersions": [1],
-            "imageDigests": [IMAGE],
-            "wallets": "Any",
-        }
-        spec = {
-            "version": 1,
-            "trustRoot": {"der": base64.b64encode(self.platform.root_der).decode()},
-            "brokerPlacement": ["Development"],
-            "tdx": {
-                "tcb": {"allowedStatuses": ["UpToDate"]},
-                "measurements": [{"name": "simulated", **{name: values[name] for name in names}, "initdata": rule}],
-                "tdAttributes": values["tdAttributes"],
-                "xfam": values["xfam"],
-            },
-            "eventLog": {"required": True},
-            "freshness": {"maxResultAgeSeconds": 600},
-        }
-        return AttestationPolicySpec.model_validate(spec | changes)
+        measurement = simulated_policy.measurement(self.platform, self.toml(), IMAGE)
+        return AttestationPolicySpec.model_validate(simulated_policy.accepting(self.platform, measurement) | changes)
 
     def keys(self) -> Keys:
         return Keys(tls_spki_sha256="ab" * 32, hpke="cd" * 32, receipt=raw(self.receipt).hex())
