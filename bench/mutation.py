@@ -70,7 +70,13 @@ MODULES = {
         "attestation/test_library_gaps",
         "attestation/test_proved",
     ),
-    "chrysalis.api.policy": ("attestation/test_mutants_policy", "attestation/test_policy_rules", "api/test_crd", "attestation/test_lint"),
+    "chrysalis.api.policy": (
+        "attestation/test_mutants_policy",
+        "api/test_policy_payload",
+        "attestation/test_policy_rules",
+        "api/test_crd",
+        "attestation/test_lint",
+    ),
 }
 """What is mutated, and the tests that most likely notice; those of the other modules follow where these do not."""
 TOTAL = "mutation.killed"

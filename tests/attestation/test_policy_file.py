@@ -65,7 +65,8 @@ def test_aliases_of_aliases_are_not_written_out(rest: str) -> None:
 def test_a_signed_policy_that_differs_from_the_readable_one(policy_document: dict[str, Any]) -> None:
     error = refusal(resource(enveloped(policy_document, policy_document | {"version": 2})))
     assert "differs" in error.message
-    for payload in ("%%", base64.b64encode(b"no json").decode()):
+    twice = json.dumps({"name": "p", "spec": policy_document}).replace('"name"', '"name": "q", "name"', 1)
+    for payload in ("%%", base64.b64encode(b"no json").decode(), base64.b64encode(twice.encode()).decode()):
         broken = enveloped(policy_document, {})
         broken["envelope"]["payload"] = payload
         refusal(resource(broken))

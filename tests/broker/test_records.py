@@ -86,6 +86,12 @@ STRANGER = Ed25519PrivateKey.generate()
             id="policy of the same version",
         ),
         pytest.param(put_policy(lambda w: signed(w.acme, b'{"name":"workers"}', PAYLOAD_POLICY)), 400, "MessageMalformed", id="no policy"),
+        pytest.param(
+            put_policy(lambda w: signed(w.acme, policy(w, version=2).replace(b'"name"', b'"name":"lax","name"', 1), PAYLOAD_POLICY)),
+            400,
+            "MessageMalformed",
+            id="policy in which a member stands twice",
+        ),
         pytest.param(put_policy(lambda w: signed(w.acme, policy(w, version=2))), 400, "EnvelopeTypeMismatch", id="policy of another type"),
     ],
 )

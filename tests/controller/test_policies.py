@@ -74,6 +74,15 @@ def test_an_envelope_of_another_policy_or_kind() -> None:
     assert policies.judge("p", signed(key, kind=PAYLOAD_KEY_RECORD))[0].reason == "EnvelopeInvalid"
 
 
+def test_an_envelope_in_which_a_member_stands_twice() -> None:
+    key, spec = Ed25519PrivateKey.generate(), AttestationPolicySpec.model_validate(SPEC)
+    payload = SignedPolicy(name="p", spec=spec).model_dump_json(by_alias=True, exclude_none=True)
+    twice = dsse.sign(PAYLOAD_POLICY, payload.replace('"name"', '"name":"q","name"', 1).encode(), key)
+    public = key.public_key().public_bytes_raw().hex()
+    view, _ = policies.judge("p", spec.to_json_dict() | {"envelope": twice.to_json_dict(), "ownerPublicKey": public})
+    assert (view.valid, view.reason) == (False, "EnvelopeInvalid")
+
+
 def test_status_is_written_once() -> None:
     body: dict[str, Any] = {
         "metadata": {"name": "p", "namespace": "n", "uid": "u", "generation": 2, "resourceVersion": "7"},

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import json
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -204,3 +205,23 @@ class SignedPolicy(Model):
     schema_version: Literal["chrysalis/v1"] = "chrysalis/v1"
     name: DnsLabel
     spec: AttestationPolicySpec
+
+    @classmethod
+    def of_payload(cls, payload: bytes) -> SignedPolicy:
+        """Read signed bytes; raises ValueError (pydantic's ValidationError is one) for anything else.
+
+        Also where a member stands twice: readers of JSON differ in which one they take, and the owner may have read the other.
+        """
+        try:
+            return cls.model_validate(json.loads(payload, object_pairs_hook=_each_once))
+        except RecursionError as error:
+            raise ValueError("the JSON is nested too deeply") from error
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"the member {name[:64]!r} stands twice in one object")
+        found[name] = value
+    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from typing import Any, TypeVar
 
 import yaml
@@ -48,8 +47,8 @@ def read_policy(text: bytes) -> AttestationPolicySpec:
 
 def _signed(envelope: Envelope) -> AttestationPolicySpec:
     try:
-        return _validate(SignedPolicy, json.loads(base64.b64decode(envelope.payload, validate=True))).spec
-    except (ValueError, binascii.Error, RecursionError) as error:
+        return SignedPolicy.of_payload(base64.b64decode(envelope.payload, validate=True)).spec
+    except (ValueError, binascii.Error) as error:
         raise _unreadable("the payload of the policy's envelope cannot be read", str(error)) from error
 
 

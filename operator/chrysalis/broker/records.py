@@ -106,7 +106,7 @@ class OwnersRecords:
         stored one's.  Raises BrokerError and WireError.
         """
         verified = self._verified(envelope, PAYLOAD_POLICY)  # 1
-        policy = _parse(SignedPolicy, verified.payload)  # 2
+        policy = _signed_policy(verified.payload)  # 2
         if policy.name != name:
             raise _name_mismatch("policy", policy.name, name)
         stored = StoredPolicy(
@@ -187,7 +187,7 @@ def _policy(stored: StoredPolicy) -> SignedPolicy:
     try:
         envelope = Envelope.model_validate_json(stored.envelope)
         verified = dsse.verify(envelope, PAYLOAD_POLICY, [bytes.fromhex(stored.owner)])
-        policy = SignedPolicy.model_validate_json(verified.payload)
+        policy = SignedPolicy.of_payload(verified.payload)
         if (verified.payload.decode(), policy.name, policy.spec.version) != (stored.payload, stored.name, stored.version):
             raise ValueError("payload, name or version is another than the signed one")
     except (WireError, ValueError) as error:
@@ -200,18 +200,30 @@ def _policy(stored: StoredPolicy) -> SignedPolicy:
     return policy
 
 
+def _signed_policy(payload: bytes) -> SignedPolicy:
+    try:
+        return SignedPolicy.of_payload(payload)
+    except ValidationError as error:
+        raise _not_a(SignedPolicy, _described(error)) from error
+    except ValueError as error:
+        raise _not_a(SignedPolicy, str(error)) from error
+
+
 def _parse(model: type[M], payload: bytes) -> M:
     try:
         return model.model_validate_json(payload)
     except ValidationError as error:
-        # Never the input itself, nor an error that holds it: a key record holds the key.
-        detail = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False, include_url=False)[:8])
-        raise BrokerError(
-            BrokerReason.MESSAGE_MALFORMED,
-            f"the signed bytes are not a {model.__name__}",
-            "make it with this version's tools",
-            detail[:1024],
-        ) from error
+        raise _not_a(model, _described(error)) from error
+
+
+def _described(error: ValidationError) -> str:
+    # Never the input itself, nor an error that holds it: a key record holds the key.
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_input=False, include_url=False)[:8])
+
+
+def _not_a(model: type[Model], detail: str) -> BrokerError:
+    words = f"the signed bytes are not a {model.__name__}"
+    return BrokerError(BrokerReason.MESSAGE_MALFORMED, words, "make it with this version's tools", detail[:1024])
 
 
 def _name_mismatch(what: str, signed: str, named: str) -> BrokerError:

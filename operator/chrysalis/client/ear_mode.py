@@ -20,8 +20,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from pydantic import ValidationError
-
 from chrysalis.api.initdata import MeasuredIdentity
 from chrysalis.api.policy import AttestationPolicySpec, Envelope, SignedPolicy, TcbStatus
 from chrysalis.api.policy_gpu import GpuRevocation, GpuRules
@@ -62,8 +60,8 @@ class PolicyPin:
         named = [bytes.fromhex(signature.keyid) for signature in envelope.signatures if len(signature.keyid) == 64]
         verified = dsse.verify(envelope, PAYLOAD_POLICY, named)
         try:
-            return cls(verified.public_key, SignedPolicy.model_validate_json(verified.payload).name)
-        except ValidationError as error:
+            return cls(verified.public_key, SignedPolicy.of_payload(verified.payload).name)
+        except ValueError as error:
             raise WireError(
                 WireReason.ENVELOPE_MALFORMED, "the envelope holds no policy of this version", "compare the versions", str(error)[:1024]
             ) from error

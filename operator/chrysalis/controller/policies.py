@@ -75,10 +75,10 @@ def judge(name: str, spec: Mapping[str, Any]) -> tuple[PolicyView, bool]:
         return PolicyView(True, ControllerReason.POLICY_UNSIGNED, text), False
     try:
         verified = dsse.verify(carrier.envelope, PAYLOAD_POLICY, [bytes.fromhex(carrier.owner_public_key)])
-        signed = SignedPolicy.model_validate_json(verified.payload)
+        signed = SignedPolicy.of_payload(verified.payload)
     except ChrysalisError as error:
         return PolicyView(False, ControllerReason.ENVELOPE_INVALID, sentence(error.message, error.remedy)), False
-    except ValidationError:
+    except ValueError:
         text = "the signed document is not a policy of this version; sign it again with `chrysalis policy sign`"
         return PolicyView(False, ControllerReason.ENVELOPE_INVALID, text), False
     if signed.name != name:

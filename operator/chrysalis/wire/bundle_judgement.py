@@ -80,7 +80,7 @@ def _policy(told: Judgement, bundle: Bundle, expect: Expectations) -> Attestatio
     try:
         named = [bytes.fromhex(signature.keyid) for signature in envelope.signatures if len(signature.keyid) == 64]
         verified = dsse.verify(envelope, PAYLOAD_POLICY, [expect.owner] if expect.owner is not None else named)
-        signed = SignedPolicy.model_validate_json(verified.payload)
+        signed = SignedPolicy.of_payload(verified.payload)
     except (WireError, ValidationError, ValueError) as error:
         told.policy_signature = Signature.INVALID
         detail = error.detail if isinstance(error, WireError) else str(error)
