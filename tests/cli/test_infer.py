@@ -120,6 +120,8 @@ def test_offline_with_collateral_of_ones_own(shell: Shell) -> None:
     file.write_text(worker.collateral)
     assert shell.run("--mode", "offline")[0] == 1
     assert shell.json("--mode", "offline", "--collateral", str(file))["mode"] == "offline"
+    file.write_text(json.dumps({"collateral": json.loads(worker.collateral)}))  # as other tools keep it
+    assert shell.json("--mode", "offline", "--collateral", str(file))["mode"] == "offline"
 
 
 def test_the_answer_of_a_job_says_it_too(shell: Shell) -> None:

@@ -55,6 +55,15 @@ def read(data: bytes, platform: Platform | None = None) -> Collateral:
     return Collateral.from_json(json.dumps(fields) if fields else data)  # says what is missing
 
 
+def as_text(data: bytes, platform: Platform | None = None) -> str:
+    """QuoteCollateralV3 JSON: the file as it is where it is that, else its documents in that form; raises AttestationError."""
+    try:
+        Collateral.from_json(data)
+        return data.decode()
+    except (AttestationError, UnicodeDecodeError):
+        return read(data, platform).to_json()
+
+
 def together(files: Sequence[bytes]) -> bytes:
     """Several files as one: a service's answers as they were saved, chains in PEM or as headers carry them, lists in DER or PEM."""
     texts = [data if armor.is_text(data := armor.as_utf8(file)) else base64.b64encode(data) for file in files]

@@ -15,11 +15,9 @@ from pydantic import ValidationError
 from chrysalis.api.base import Model
 from chrysalis.attestation import collateral_file, eventlog_file, pck_chain
 from chrysalis.attestation import quote as quotes
-from chrysalis.attestation.collateral import Collateral
 from chrysalis.attestation.policy_envelope import read_envelope
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
 from chrysalis.attestation.quote_file import MAX_REPORT_BYTES
-from chrysalis.attestation.reasons import AttestationError
 from chrysalis.cli import files, printing
 from chrysalis.cli.addresses import HTTPS
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
@@ -129,7 +127,8 @@ def make(file: Path, at: datetime | None, output: str, **given: Any) -> int:
     evidence = document.evidence if isinstance(document, AttestationDocument) else document or _evidence(given)
     collateral = document.collateral if isinstance(document, AttestationDocument) else ""
     if given["collateral"]:
-        collateral = _collateral(given["collateral"], base64.b64decode(evidence.quote))
+        data = files.read(given["collateral"], MAX_COLLATERAL_CHARACTERS)
+        collateral = collateral_file.as_text(data, pck_chain.claimed_or_none(base64.b64decode(evidence.quote)))
     bundle = Bundle(
         source="Files",
         made_at=SystemClock().now().replace(microsecond=0),
@@ -246,16 +245,6 @@ def _result(path: Path) -> BundleResult:
 
 def _event_log(path: Path) -> str:
     return _base64(eventlog_file.read(files.read(path, eventlog_file.MAX_FILE_BYTES)))
-
-
-def _collateral(path: Path, quote: bytes) -> str:
-    """The file as it is where it is QuoteCollateralV3 JSON, else its documents in that form."""
-    data = files.read(path, MAX_COLLATERAL_CHARACTERS)
-    try:
-        Collateral.from_json(data)
-        return data.decode()
-    except (AttestationError, UnicodeDecodeError):
-        return collateral_file.read(data, pck_chain.claimed_or_none(quote)).to_json()
 
 
 def _base64(data: bytes) -> str:

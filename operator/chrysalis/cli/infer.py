@@ -13,6 +13,7 @@ import click
 from chrysalis.amounts import AmountError, ton
 from chrysalis.amounts import parse as parse_amount
 from chrysalis.api.policy import Envelope
+from chrysalis.attestation import collateral_file
 from chrysalis.attestation.freshness import Freshness, FreshnessMode
 from chrysalis.attestation.policy_envelope import read_envelope
 from chrysalis.attestation.policy_file import MAX_POLICY_BYTES, read_policy
@@ -127,7 +128,7 @@ def command(
         mode=FreshnessMode(mode),
         policy_pin=_pin(envelope, policy_owner, policy_name, ear_key) if mode == FreshnessMode.EAR else None,
         max_ear_age_seconds=max_ear_age,
-        collateral=files.read(collateral, MAX_COLLATERAL_CHARACTERS).decode(errors="replace") if collateral else None,
+        collateral=collateral_file.as_text(files.read(collateral, MAX_COLLATERAL_CHARACTERS)) if collateral else None,
         revocation=revocation,
         gpu_services=gpu_services,
         recalls=_recalls(recalls, ear_key),
