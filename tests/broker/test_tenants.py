@@ -165,6 +165,8 @@ def test_two_tenants_use_one_key_id_for_one_model(world: World) -> None:
     assert key_of(world, model(world, world.acme, keyOwner=acme.upper()), "acme") == world.acme.identity
     assert key_of(world, model(world, world.acme, keyOwner=rival), "acme") == world.rival.identity
     assert key_of(world, model(world, world.acme, keyOwner="9" * 64), "acme") == "KeyUnknown"
+    for tenant, meant in ((world.acme, True), (world.rival, False)):  # whoever came later is told, and nobody else
+        assert world.http.get("/v1/keys/acme", headers=headers(world, tenant)).json()["meantWithoutOwner"] is meant
     # an update keeps its place, also after the other's; a change of the model comes last
     assert put_key(world, world.acme, "acme", version=2).status_code == 201
     assert key_of(world, world.domain(world.acme), "acme") == world.acme.identity

@@ -22,6 +22,8 @@ from chrysalis.attestation.policy_file import read_policy
 from chrysalis.cli.main import cli, main
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_POLICY
+from chrysalis.wire.broker_client import BrokerClient
+from chrysalis.wire.broker_views import KeyRecordView
 from e2e.mortal import mortal
 from e2e.ports import free_port
 from e2e.simtd.pki import SimulatedPlatform
@@ -230,6 +232,28 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     yield server
     if server.process.poll() is None:
         server.stop()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_who_comes_second_with_an_id_and_model_is_told(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch, first: bool) -> None:
+    async def put_key(_: BrokerClient, key_id: str, envelope: Any) -> None:
+        assert key_id == "minilm"
+
+    async def key(_: BrokerClient, key_id: str, *, owner: str = "") -> KeyRecordView:
+        members = {"key_id": key_id, "model_digest": facts["modelDigest"], "owner_public_key": owner, "policy_name": "workers"}
+        return KeyRecordView.model_validate(members | {"meant_without_owner": first})
+
+    monkeypatch.setattr(BrokerClient, "put_key", put_key)
+    monkeypatch.setattr(BrokerClient, "key", key)
+    owner = run("keys", "new-owner", tmp_path / "owner").output.strip()
+    facts = json.loads(run("seal", model, "-o", tmp_path / "m.age", "--identity-out", tmp_path / "m.key", "-o", "json").output)
+    record = tmp_path / "record.yaml"
+    record.write_text(yaml.safe_dump({"keyId": "minilm", "modelDigest": facts["modelDigest"], "policyName": "workers"}))
+    put = ("keys", "put", "--broker", "https://broker:8443", "--pin", "00" * 32, "--record", record, "--owner-key", tmp_path / "owner")
+    assert (f"spec.model.keyOwner: {owner}" in run(*put, "--identity", tmp_path / "m.key").stdout) is not first
+    told = json.loads(run(*put, "--identity", tmp_path / "m.key", "-o", "json").stdout)
+    assert documented(told, "keys put")
+    assert told["keyOwnerNeeded"] is not first
 
 
 def test_storing_at_a_broker_survives_its_kill(tmp_path: Path, model: Path, policy: Path, broker: Broker, capsys: Any) -> None:

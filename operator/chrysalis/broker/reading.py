@@ -5,6 +5,7 @@ What is another tenant's is answered exactly as what does not exist: same reason
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
 from chrysalis.api.policy import Envelope
@@ -25,10 +26,12 @@ def _among(caller: Caller, owner: str) -> frozenset[str] | None:
     return named if caller.owners is None else caller.owners & named
 
 
-def key_record(store: Store, caller: Caller, key_id: str, owner: str = "") -> KeyRecordView:
+def key_record(
+    store: Store, caller: Caller, key_id: str, owner: str = "", known: Callable[[str], bool] = lambda _owner: True
+) -> KeyRecordView:
     """A key record without its key.
 
-    owner (hex) is needed only where the caller sees records of this id by several owners.
+    owner (hex) is needed only where the caller sees records of this id by several owners.  known: whether an owner is any tenant's.
     Raises BrokerError: NotFound, MessageMalformed.
     """
     found = store.keys_named(key_id, _among(caller, owner))
@@ -39,7 +42,10 @@ def key_record(store: Store, caller: Caller, key_id: str, owner: str = "") -> Ke
             BrokerReason.MESSAGE_MALFORMED, f"several owners have a key {key_id!r}", "name the owner's key: ?owner=64 hex digits"
         )
     record = KeyRecord.model_validate_json(found[0].record)
-    return KeyRecordView.model_validate(record.model_dump(include=set(KeyRecordView.model_fields)))
+    meant = store.key_named(key_id, record.model_digest, known=known)
+    first = meant is not None and meant.owner == found[0].owner
+    members = record.model_dump(include=set(KeyRecordView.model_fields))
+    return KeyRecordView.model_validate(members | {"meant_without_owner": first})
 
 
 def policy(store: Store, caller: Caller, name: str, owner: str = "") -> PolicyView:

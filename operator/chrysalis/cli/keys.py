@@ -23,8 +23,9 @@ from chrysalis.cli import broker_evidence, failures, printing, recalls
 from chrysalis.cli.addresses import HTTPS
 from chrysalis.cli.hexadecimal import HEX32, PIN, PIN_HELP
 from chrysalis.cli.owner_files import EXIT_NO, EXIT_UNREACHABLE, OwnerFileError, OwnerFileReason, ask, new_owner_key, owner_key, read_text
+from chrysalis.clock import SystemClock
 from chrysalis.errors import ChrysalisError
-from chrysalis.wire import dsse
+from chrysalis.wire import dsse, owner_token
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, KeyRecord
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.ear_keys import anchor_of
@@ -127,8 +128,29 @@ def put(
     if code == 0:
         facts = {"keyId": record.key_id, "modelDigest": record.model_digest, "policyName": record.policy_name, "version": record.version}
         words = f"The broker holds key {record.key_id} for model {record.model_digest}, under policy {record.policy_name}."
-        printing.outcome(facts, words, output)
+        needed = _meant_without_owner(url, spki, record.key_id, key) is False
+        if needed:
+            words += (
+                "\nAnother owner has stored a key of this id for this model before: workers mean yours only if they name you,"
+                f"\n  spec.model.keyOwner: {record.owner_public_key}"
+            )
+        printing.outcome(facts | {"keyOwnerNeeded": needed}, words, output)
     return code
+
+
+def _meant_without_owner(url: str, spki: str, key_id: str, key: Ed25519PrivateKey) -> bool | None:
+    """Whether workers that name no owner mean this owner's record; None where the broker does not say."""
+    audience = bytes.fromhex(spki)
+
+    async def question() -> bool:
+        token = owner_token.make(key, SystemClock().now(), audience)
+        async with BrokerClient(url, spki_sha256=spki, token=lambda: token) as client:
+            return (await client.key(key_id, owner=key.public_key().public_bytes_raw().hex())).meant_without_owner
+
+    try:
+        return asyncio.run(question())
+    except WireError:
+        return None
 
 
 @command.command("recover")

@@ -13,7 +13,13 @@ from chrysalis.wire.broker import KeyRecordTerms, Versioned
 
 
 class KeyRecordView(KeyRecordTerms):
-    """GET /v1/keys/{id}: the record as the owner signed it, without the key."""
+    """GET /v1/keys/{id}: the record as the owner signed it, without the key.
+
+    meantWithoutOwner: whether workers that do not name their owner (spec.model.keyOwner) mean this record; no, where another owner
+    has stored a key of this id for this model before.
+    """
+
+    meant_without_owner: bool = True
 
 
 class PolicyView(Versioned):

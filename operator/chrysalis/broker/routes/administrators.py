@@ -20,7 +20,7 @@ def register(app: FastAPI, deps: Deps) -> None:
     async def key(request: Request, key_id: str) -> Response:
         caller = await caller_of(request, deps)
         owner = parameters(request, ("owner",)).get("owner", "")
-        return answer(await run_in_threadpool(reading.key_record, deps.store, caller, label(key_id), owner))
+        return answer(await run_in_threadpool(reading.key_record, deps.store, caller, label(key_id), owner, deps.records.is_owner))
 
     @app.get("/v1/policies/{name}")
     async def policy(request: Request, name: str) -> Response:
