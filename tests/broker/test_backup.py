@@ -348,9 +348,10 @@ def test_brokers_run_meanwhile_under_both_keys(used: World, root: bytes, tmp_pat
     )
     deps = assemble(settings, clock=used.clock, fetcher=used.pccs)
     result = used.attest(used.domain(used.acme)).json()["resultId"]
-    deps.results.release("acme", ReleaseRequest(result_id=result))
-    rotation.rotate(deps.store.database, secret_keys.keyring(settings, used.clock), unix(used.clock.now()))
-    deps.results.release("acme", ReleaseRequest(result_id=result))
+    assert deps.results.release("acme", ReleaseRequest(result_id=result)).result_id == result
+    outcome = rotation.rotate(deps.store.database, secret_keys.keyring(settings, used.clock), unix(used.clock.now()))
+    assert (outcome.sealed_again, outcome.left) == (4, 0)
+    assert deps.results.release("acme", ReleaseRequest(result_id=result)).result_id == result
     deps.store.close()
 
 

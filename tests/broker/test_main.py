@@ -32,6 +32,7 @@ from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, PAYLOAD_POLICY, ReleaseRequest, ResultView
 from chrysalis.wire.broker_client import BrokerClient
 from chrysalis.wire.reasons import Refused, WireError, WireReason
+from e2e.ports import free_port
 
 T = TypeVar("T")
 World = Any
@@ -154,20 +155,22 @@ def test_only_tls_1_3(running: Running) -> None:
         context.wrap_socket(raw)
 
 
-def test_a_restart_keeps_the_pin_and_clients_come_back(world: World, running: Running) -> None:
+def test_a_restart_keeps_the_pin_and_clients_come_back(world: World) -> None:
+    port = free_port()
+    object.__setattr__(world.deps, "settings", world.deps.settings.model_copy(update={"host": "127.0.0.1", "port": port}))
+    running = Running(broker_main.tls_server(world.deps))
+
     async def run() -> None:
         pin = world.deps.keys.tls_spki_sha256.hex()
-        async with BrokerClient(f"https://127.0.0.1:{running.port}", spki_sha256=pin) as client:
-            await client.challenge()
-            port = running.port
+        async with BrokerClient(f"https://127.0.0.1:{port}", spki_sha256=pin) as client:
+            nonces = [(await client.challenge()).nonce]
             await asyncio.to_thread(running.stop)
-            configuration = world.deps.settings.model_copy(update={"port": port})
-            object.__setattr__(world.deps, "settings", configuration)
             again = Running(broker_main.tls_server(world.deps))
             try:
-                await client.challenge()
+                nonces.append((await client.challenge()).nonce)
             finally:
                 await asyncio.to_thread(again.stop)
+        assert len(set(nonces)) == 2
 
     asyncio.run(run())
 
