@@ -310,6 +310,7 @@ def test_reference_values_are_stored_and_read(tools: Tools, make_publisher: Call
     values.write_text(tools.said)
     at = ("--put", tools.at[1], "--pin", tools.at[3])
     assert tools("reference", "get", *tools.at, "--publisher", publisher) == 1
+    assert tools.error.startswith("ReferenceValuesMissing: ")
     assert tools("reference", "sign", "-f", values, "--publisher-key", key, *at) == 0, tools.error
     code, shown = tools.json("reference", "get", *tools.at, "--publisher", publisher)
     assert (code, shown["referenceValues"]["release"]) == (0, "0.1.0")

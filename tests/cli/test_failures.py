@@ -157,6 +157,12 @@ def test_what_is_no_address_is_usage(run: Run, words: list[str], url: str) -> No
     assert (told["reason"], "is no https URL" in told["message"]) == ("UsageInvalid", True)
 
 
+def test_what_is_no_owners_key(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "key").write_bytes(boot.EVENT_LOG.hex().encode())
+    assert run("keys", "show-owner", tmp_path / "key").err.startswith("OwnerKeyMalformed: ")
+    assert run("policy", "sign", "-f", tmp_path / "key", "--owner-key", tmp_path / "key").code == 2
+
+
 def test_what_stands_behind_two_hyphens_asks_for_nothing(run: Run) -> None:
     assert run("eventlog", "replay", "--", "-o", "json").out == ""
 

@@ -113,6 +113,9 @@ def test_bad_input_is_exit_2_with_a_reason(
 
 def test_unreadable_files_are_exit_2(files: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bad = tmp_path / "bad"
+    bad.write_bytes(b"kind: Nothing")
+    assert run("-f", bad) == 2
+    assert capsys.readouterr().err.startswith("ManifestInvalid: ")
     for content in (b"\xff\xfe", b"{", b"[[[[", b"a: b: c", b"", b"5", b"9" * 5000, b"x" * (5 << 20)):
         bad.write_bytes(content)
         assert run("-f", bad) == 2

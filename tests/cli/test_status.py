@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes.aio.client.exceptions import ApiException
 
 from chrysalis.api import names
 from chrysalis.cli.main import main
@@ -69,4 +71,27 @@ def test_no_kubeconfig_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as caught:
         main(["status", "cw/embedder", "--kubeconfig", str(tmp_path / "absent")])
     assert caught.value.code == 2
-    assert "what to do" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("ClusterUnusable: ")
+    assert "what to do" in said
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (ApiException(status=404), 2, "WorkerNotFound"),
+        (ApiException(status=403, reason="Forbidden"), 3, "ClusterUnusable"),
+        (OSError("no route"), 3, "ClusterUnusable"),
+    ],
+)
+def test_a_cluster_that_shows_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception, code: int, reason: str
+) -> None:
+    async def refused(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("chrysalis.cli.status._read", refused)
+    with pytest.raises(SystemExit) as caught:
+        main(["status", "embedder", "-o", "json"])
+    (told,) = json.loads(capsys.readouterr().out)["reasons"]
+    assert (caught.value.code, told["reason"], bool(told["remedy"])) == (code, reason, True)

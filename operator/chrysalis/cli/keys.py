@@ -174,11 +174,12 @@ def recover(backup: Path, identity_file: Path, out: Path, ear_key: bytes | None,
             raise
         return failures.tell([error], EXIT_NO)
     if not found:
-        message, remedy = (
+        none = RecoveryError(
+            RecoveryReason.NOTHING_RECOVERED,
             "no recovery copy in this backup opens with this identity",
             "give the identity of a recipient in recoveryRecipients",
         )
-        return failures.tell([RecoveryError(RecoveryReason.NOTHING_RECOVERED, message, remedy)], EXIT_NO)
+        return failures.tell([none], EXIT_NO)
     try:
         out.mkdir(mode=0o700)
         for record in found:

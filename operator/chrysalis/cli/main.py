@@ -18,6 +18,7 @@ import click
 
 from chrysalis import __version__
 from chrysalis.cli import examples, failures, printing
+from chrysalis.cli.failures import CommandError, CommandReason
 from chrysalis.errors import ChrysalisError
 
 VERBS = (
@@ -106,8 +107,8 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:
         # The interpreter would end with 1, which would be taken for a verdict.
         logging.getLogger(__name__).debug("internal error", exc_info=True)
-        failed = failures.CommandError(
-            failures.CommandReason.INTERNAL_ERROR,
+        failed = CommandError(
+            CommandReason.INTERNAL_ERROR,
             f"the program failed: {type(error).__name__}",
             "report it, with the command line and what it was given; nothing was judged",
             str(error)[:300],

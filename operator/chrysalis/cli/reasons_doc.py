@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-PACKAGES = ("attestation", "broker", "wire")
+PACKAGES = ("attestation", "broker", "wire", "sealing", "cli")
 """Whose reasons are listed, beside the worker's."""
 WORKER = "worker"
-USERS = ("cli", "client")
+USERS = ("client",)
 """Who gives some of them further causes."""
 _STATUS = "the platform's TCB status is …; allowed: …"
 _FILE = "… cannot be read: …; or … has more than … bytes"
@@ -34,6 +34,7 @@ INDIRECT: dict[str, tuple[str, str]] = {
     "TdAttributesNotAllowed": ("the trust domain's TD attributes are not those of the policy", ""),
     "XfamNotAllowed": ("the trust domain's XFAM are not those of the policy", ""),
     "FileUnreadable": (_FILE, ""),
+    "UsageInvalid": ("a verb, an option or a value is missing, or there is none like it", "read the verb's `--help`"),
     "GpuFileUnreadable": (_FILE, ""),
     "RootUnreadable": (_ROOT, ""),
     "GpuRootUnreadable": (_ROOT, ""),
@@ -83,7 +84,7 @@ def collect(root: Path) -> list[Entry]:
     for path in own:
         _declare(path, worker, worker.name, WORKER, entries)
     words = {entry.word for entry in entries.values()}
-    for path in [*paths, *sorted(path for user in USERS for path in (source / user).rglob("*.py") if path.name != "reasons_doc.py")]:
+    for path in [*paths, *sorted(path for user in USERS for path in (source / user).rglob("*.py"))]:
         _read_module(path, source, entries)
     for path in own:
         _read_module(path, worker.parent, entries)
