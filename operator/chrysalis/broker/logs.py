@@ -7,7 +7,11 @@ import logging
 import sys
 from datetime import UTC, datetime
 
-EXTRA = ("event", "reason", "verdict", "worker", "pod", "result", "error", "trace_id")
+EXTRA = (
+    *("event", "reason", "verdict", "worker", "pod", "result", "error", "trace_id"),
+    *("document", "subject", "file", "certificate", "detail"),  # of collateral, and of what services answer
+    *("judged", "revoked", "seconds"),  # of a re-appraisal
+)
 """The attributes of a record that are written; nothing else gets out by accident."""
 
 
@@ -15,13 +19,16 @@ class JsonLines(logging.Formatter):
     """One JSON object a line: time, level, logger, message and the listed attributes."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line: dict[str, str] = {
+        line: dict[str, str | int | float] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {name: str(getattr(record, name)) for name in EXTRA if getattr(record, name, "")}
+        for name in EXTRA:
+            value = getattr(record, name, "")
+            if value not in ("", None):
+                line[name] = value if isinstance(value, int | float) else str(value)
         if record.exc_info and record.exc_info[0] is not None:
             line["exception"] = record.exc_info[0].__name__
         return json.dumps(line)
