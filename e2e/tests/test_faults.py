@@ -29,7 +29,7 @@ from e2e.faults.steadiness import Steadiness
 
 FIRST = seed_of(os.environ.get("SEED"))
 SEEDS = range(FIRST, FIRST + int(os.environ.get("SEEDS") or 1))
-REAL = [pytest.mark.cluster, pytest.mark.tvm, pytest.mark.triton, pytest.mark.fault, pytest.mark.timeout(1500)]
+REAL = [pytest.mark.cluster, pytest.mark.tvm, pytest.mark.triton, pytest.mark.fault, pytest.mark.timeout(2400)]
 
 
 def real(function: object) -> object:

@@ -19,7 +19,7 @@ from chrysalis.wire import dsse
 from chrysalis.wire.reference import PAYLOAD_REFERENCE_VALUES
 from e2e import cache
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 
 def copy(folder: Path, at: int) -> Path:

@@ -29,7 +29,7 @@ def outcomes() -> dict[str, Outcome]:
 
 
 @pytest.mark.fuzz
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("target", [target.name for target in TARGETS])
 def test_nothing_but_a_refusal(outcomes: dict[str, Outcome], target: str) -> None:
     outcome = outcomes[target]
