@@ -51,3 +51,9 @@ def test_signed_bytes_are_read_as_they_stand() -> None:
 def test_what_could_be_read_in_two_ways_or_in_none(old: str, new: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         SignedPolicy.of_payload(GOOD.replace(old, new, 1).encode())
+
+
+def test_a_name_is_told_at_a_bounded_length() -> None:
+    long = "n" * 65
+    with pytest.raises(ValueError, match=f"^the member '{'n' * 64}' stands twice"):
+        SignedPolicy.of_payload(f'{{"{long}": 1, "{long}": 2}}'.encode())

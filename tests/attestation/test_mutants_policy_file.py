@@ -30,6 +30,12 @@ def test_a_resource_of_another_name(policy_document: dict[str, Any], member: str
         read_policy(json.dumps(resource | {member: word}).encode())
 
 
+def test_a_resources_name_is_told_at_a_bounded_length() -> None:
+    with pytest.raises(AttestationError) as caught:
+        read_policy(json.dumps({"apiVersion": "a" * 65, "kind": "k" * 65, "spec": {}}).encode())
+    assert caught.value.message.startswith(f"the resource is {'a' * 64} {'k' * 64}, not ")
+
+
 def test_the_first_eight_problems_are_told(policy_document: dict[str, Any]) -> None:
     spoiled = policy_document | {f"unknown{number}": 1 for number in range(12)}
     with pytest.raises(AttestationError) as caught:

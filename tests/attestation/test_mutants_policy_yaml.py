@@ -116,3 +116,9 @@ def test_what_an_alias_counts(anchored: str, size: int) -> None:
 def test_an_alias_within_itself(text: str) -> None:
     with pytest.raises(ValueError, match="stands for nothing, or within itself"):
         policy_yaml.load(text.encode())
+
+
+def test_an_anchors_name_is_told_at_a_bounded_length() -> None:
+    long = "n" * 65
+    with pytest.raises(ValueError, match=f"^the alias '{'n' * 64}' stands for nothing"):
+        policy_yaml.load(f"&{long} [*{long}]".encode())
