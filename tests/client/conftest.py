@@ -252,7 +252,7 @@ class Worker:
         salt = jws.from_b64u(request.headers[HEADER_SALT])
         texts = json.loads(body)["input"]
         rows = [{"index": i, "embedding": [float(len(t)), 1.0], "object": "embedding"} for i, t in enumerate(texts)]
-        answer = json.dumps({"object": "list", "data": rows[::-1]}).encode()
+        answer = self.bent("answer", json.dumps({"object": "list", "data": rows[::-1]}).encode())
         use = Use(prompt=len(texts), job=1)
         receipt = Receipt(
             set=self.set_name,

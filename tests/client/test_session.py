@@ -222,6 +222,19 @@ def test_a_refused_job_raises_with_the_workers_words(serve: Callable[..., Any]) 
     assert (caught.value.reason, caught.value.status) == (ClientReason.JOB_REFUSED, 402)
 
 
+@pytest.mark.parametrize("answer", [b"[1]", b"null", b"no JSON", b"", b"[" * 100_000], ids=lambda answer: answer[:8].decode())
+def test_an_answer_that_is_no_object_is_not_returned_and_its_receipt_is_kept(
+    serve: Callable[..., Any], tmp_path: Path, answer: bytes
+) -> None:
+    served = serve()
+    served.worker.bends = {"answer": lambda _: answer}
+    file = ReceiptFile(tmp_path / "receipts.jsonl")
+    with client(served, receipts=file) as made, pytest.raises(ClientError) as caught:
+        made.embeddings(["a"])
+    assert caught.value.reason == ClientReason.ANSWER_UNUSABLE
+    assert len(file.records()) == 1  # the worker was paid for it, so the proof stays
+
+
 def test_receipts_are_strict_objects(serve: Callable[..., Any]) -> None:
     served = serve()
     with client(served) as made:

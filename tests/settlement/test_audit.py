@@ -17,12 +17,14 @@ from chrysalis.chain.signer import SeedSigner
 from chrysalis.cli import audit as audit_verb
 from chrysalis.cli import earnings, epochs, ledger, onchain
 from chrysalis.client.audit import Audit, audit, read_published
+from chrysalis.client.reasons import ClientError
 from chrysalis.receipts import jws
 from chrysalis.receipts.objects import Receipt
 from chrysalis.receipts.records import Record
 from chrysalis.settlement.committer import Committer
 from chrysalis.settlement.epoch_store import EpochStore
 from chrysalis.settlement.publisher import Publisher
+from chrysalis.wire.settler import FILE_LEAVES
 from chrysalis.wire.settler_client import EpochFolder
 
 NET = 24
@@ -97,6 +99,15 @@ def test_all_agrees(settled: Settled) -> None:
         WALLETS[0]: (3, 3 * NET, 3 * NET, 0),
         WALLETS[1]: (2, 2 * NET, 2 * NET, 0),
     }
+
+
+@pytest.mark.parametrize("length", [1, 31, 33])
+def test_leaves_that_are_no_list_of_hashes_are_refused(settled: Settled, length: int) -> None:
+    path = settled.folder / f"epochs/{settled.chain.state.epoch}/{FILE_LEAVES}"
+    path.write_bytes(bytes(length))
+    with pytest.raises(ClientError) as refused:
+        settled.audit()
+    assert (refused.value.reason, refused.value.detail) == ("AuditFailed", f"{length} bytes")
 
 
 def test_a_receipt_with_a_changed_amount_is_named(settled: Settled) -> None:

@@ -17,14 +17,13 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-PACKAGES = ("attestation", "broker", "wire", "sealing", "cli")
+PACKAGES = ("attestation", "broker", "wire", "sealing", "cli", "client")
 """Whose reasons are listed, beside the worker's."""
 WORKER = "worker"
-USERS = ("client",)
-"""Who gives some of them further causes."""
 _STATUS = "the platform's TCB status is …; allowed: …"
 _FILE = "… cannot be read: …; or … has more than … bytes"
 _ROOT = "… is not a certificate"
+_LISTED = "read the reasons that are listed with it; each has its remedy"
 INDIRECT: dict[str, tuple[str, str]] = {
     "TcbOutOfDate": (_STATUS, ""),
     "TcbConfigurationNeeded": (_STATUS, ""),
@@ -42,7 +41,9 @@ INDIRECT: dict[str, tuple[str, str]] = {
     "TooManyPlatforms": ("more platforms are asked for than are kept", ""),
     "NoSource": ("no collateral source is set, and none was preloaded for this platform", ""),
     "MethodNotAllowed": ("the path exists, but not with this method", "use the method that the API's document names"),
-    "EvidenceRefused": ("", "read the reasons that the problem document lists; each has its remedy"),
+    "EvidenceRefused": ("", _LISTED),
+    "EarRefused": ("", _LISTED),
+    "JobRefused": ("the worker refused the job: …; its own word stands beside it as `code`", "see the worker's message"),
     "CollateralMissing": (
         "there is no collateral for the platform, and no source to fetch it from",
         "preload it, or name a PCCS in the settings",
@@ -77,14 +78,14 @@ def collect(root: Path) -> list[Entry]:
     """Every reason of the packages, in the order of their enumerations; root is the repository's."""
     entries: dict[tuple[str, str], Entry] = {}
     source, worker = root / "operator" / "chrysalis", root / "worker-image" / "chrysalis_worker"
-    paths = sorted(path for package in PACKAGES for path in (source / package).rglob("*.py"))
+    paths = [path for package in PACKAGES for path in sorted((source / package).rglob("*.py"))]
     own = sorted(worker.rglob("*.py"))
     for path in paths:
         _declare(path, source, "chrysalis", path.relative_to(source).parts[0], entries)
     for path in own:
         _declare(path, worker, worker.name, WORKER, entries)
     words = {entry.word for entry in entries.values()}
-    for path in [*paths, *sorted(path for user in USERS for path in (source / user).rglob("*.py"))]:
+    for path in paths:
         _read_module(path, source, entries)
     for path in own:
         _read_module(path, worker.parent, entries)
@@ -106,7 +107,8 @@ def render(entries: Iterable[Entry]) -> str:
         "# Reasons",
         "",
         "Made from the code by `python -m chrysalis.cli.reasons_doc docs`; do not edit it. A reason is a stable word: the same in",
-        "JSON, in conditions, in metric labels and on the terminal. `…` stands for what is filled in.",
+        "JSON, in conditions, in metric labels and on the terminal. `…` stands for what is filled in. What operator and settler say of",
+        "their own resources stands in those resources' conditions.",
     ]
     group = None
     for entry in entries:

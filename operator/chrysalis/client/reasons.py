@@ -27,7 +27,6 @@ class ClientReason(StrEnum):
     POLICY_NOT_PINNED = "PolicyNotPinned"
     POLICY_MISMATCH = "PolicyMismatch"
     POLICY_TOO_OLD = "PolicyTooOld"
-    EVIDENCE_CLASS_NOT_ALLOWED = "EvidenceClassNotAllowed"
     RESULT_REVOKED = "ResultRevoked"
     REVOCATION_NOT_CHECKED = "RevocationNotChecked"
     OFFER_INVALID = "OfferInvalid"
