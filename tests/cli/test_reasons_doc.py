@@ -36,7 +36,8 @@ def test_what_is_found(entries: list[reasons_doc.Entry]) -> None:
     assert debug.causes == ["the trust domain runs in debug mode"]
     assert debug.remedies == ["start the trust domain without debugging; its memory can be read by the host now"]
     assert all(test.startswith("tests/attestation/") for test in debug.tests)
-    assert {"AttestationReason", "GpuReason", "BrokerReason", "WireReason", "ClientReason", "WorkerReason"} <= {entry.enum for entry in entries}
+    enums = {entry.enum for entry in entries}
+    assert enums >= {"AttestationReason", "GpuReason", "BrokerReason", "WireReason", "ClientReason", "WorkerReason"}
 
 
 def test_a_module_of_its_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
