@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -22,6 +23,17 @@ settings.register_profile(
     "chrysalis", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=bool(os.environ.get("SEED"))
 )
 settings.load_profile("chrysalis")
+
+
+@pytest.fixture(autouse=True)
+def root_logger() -> Iterator[None]:
+    """A program that a test starts in this process sends the log to what is its standard error then; the next test has another."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    for handler in [one for one in root.handlers if type(one) is logging.StreamHandler and one not in handlers]:
+        root.removeHandler(handler)
+    root.setLevel(level)
 
 
 @pytest.fixture

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +77,34 @@ def test_no_kubeconfig_is_exit_2(tmp_path: Path, capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().err
     assert said.startswith("ClusterUnusable: ")
     assert "what to do" in said
+    assert f"there is no file {tmp_path}/absent" in said
+
+
+BAD = {
+    "none": None,
+    "empty": b"",
+    "an empty object": b"{}",
+    "a list": b"[]",
+    "a text": b"kubeconfig",
+    "no YAML": b"not: [a kubeconfig",
+    "no UTF-8": b"\xff\xfe\x00",
+    "another form": b"{current-context: a, contexts: 7, clusters: [], users: []}",
+    "no such context": b"{current-context: a, contexts: [], clusters: [], users: []}",
+}
+
+
+@pytest.mark.parametrize("content", list(BAD.values()), ids=list(BAD))
+def test_the_refusal_is_all_that_is_said(tmp_path: Path, content: bytes | None) -> None:
+    """In a process of its own: the library warns through a logger that nobody has set up there."""
+    file = tmp_path / "config"
+    if content is not None:
+        file.write_bytes(content)
+    words = [sys.executable, "-m", "chrysalis.cli.main", "status", "cw/embedder"]
+    done = subprocess.run(words, env=os.environ | {"KUBECONFIG": str(file)}, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    lines = done.stderr.splitlines()
+    assert lines[0] == "ClusterUnusable: no kubeconfig can be used"
+    assert [line for line in lines[1:] if not line.startswith("  ")] == []
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import aiohttp
 import click
+import yaml
 from kubernetes.aio import config
 from kubernetes.aio.client import ApiClient, Configuration, CoreV1Api, CustomObjectsApi
 from kubernetes.aio.client.exceptions import ApiException
@@ -23,7 +25,10 @@ from chrysalis.errors import ChrysalisError
 EXIT_NO = 1
 EXIT_UNREACHABLE = 3
 REQUEST_SECONDS = 15.0
+UNUSABLE = (config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, AttributeError, LookupError)
+"""What the library raises for a file of another form: it looks for what it needs, and says what was missing only where it thought of it."""
 RIGHTS = "ask with an account that may get ConfidentialWorkers and list pods there"
+GIVE_ONE = "give one with --kubeconfig, or name it in $KUBECONFIG"
 REACH = "look at --kubeconfig and --context, and whether `kubectl version` gets an answer"
 COPIED = ("mrconfigid", "tcbStatus", "evidenceClass", "expiresAt", "limitedBy", "wallet", "earned")
 """Members of the status that are shown as they are."""
@@ -64,6 +69,8 @@ def command(worker: str, namespace: str | None, kubeconfig: Path | None, context
     WORKER is a name, or cw/NAME.
     """
     name = worker.removeprefix("cw/")
+    if kubeconfig is not None and not kubeconfig.exists():
+        raise StatusError(StatusReason.CLUSTER_UNUSABLE, "no kubeconfig can be used", GIVE_ONE, f"there is no file {kubeconfig}")
     try:
         found, pods = asyncio.run(_read(name, namespace, kubeconfig, context))
     except ApiException as error:
@@ -141,6 +148,7 @@ def lines(summary: Mapping[str, Any]) -> list[str]:
 async def _read(
     name: str, namespace: str | None, kubeconfig: Path | None, context: str | None
 ) -> tuple[Mapping[str, Any], list[Mapping[str, Any]]]:
+    logging.getLogger("kubernetes").addHandler(logging.NullHandler())  # what it warns of is in its error, or follows from it
     configuration = Configuration()
     loader: Any = config  # untyped
     try:
@@ -148,8 +156,10 @@ async def _read(
         await loader.load_kube_config(config_file=path, context=context, client_configuration=configuration)
         _, active = loader.list_kube_config_contexts(config_file=path)
         chosen = namespace or active.get("context", {}).get("namespace") or "default"
-    except config.ConfigException as error:
-        raise StatusError(StatusReason.CLUSTER_UNUSABLE, "no kubeconfig can be used", "give one with --kubeconfig", str(error)) from error
+    except UNUSABLE as error:
+        raise StatusError(
+            StatusReason.CLUSTER_UNUSABLE, "no kubeconfig can be used", GIVE_ONE, f"{type(error).__name__}: {error}"[:300]
+        ) from error
     configuration.retries = 0
     async with ApiClient(configuration) as api:
         found: Any = await CustomObjectsApi(api).get_namespaced_custom_object(
