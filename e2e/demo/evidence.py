@@ -39,7 +39,8 @@ def real_evidence(console: Console) -> str:
         broken = _verify(path, found.collateral, IN_TIME)
     _refused_for(broken, "SignatureInvalid")
     console.say(f"one bit of byte {FLIPPED_AT} flipped: Refused, SignatureInvalid")
-    return "a real quote is accepted at its time, refused when out of date and after one flipped bit"
+    out_of_date = "" if found.later_collateral is None else "when out of date and "
+    return f"a real quote is accepted at its time, refused {out_of_date}after one flipped bit"
 
 
 def _refused_for(verdict: dict[str, Any], reason: str) -> None:
