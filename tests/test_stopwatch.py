@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import pytest
 
 from e2e.mortal import mortal
-from tests.stopwatch import Stopwatch
+from tests.stopwatch import Stopwatch, at_most
 
 WORK_SECONDS = 0.1
 
@@ -54,3 +56,11 @@ def test_what_others_take_is_not() -> None:
             process.kill()
             process.wait()
     assert watch.seconds < 2 * WORK_SECONDS
+
+
+@pytest.mark.parametrize("bounded", [Stopwatch, lambda: at_most(60)])
+def test_what_earlier_tests_hold_is_not_looked_through(bounded: Callable[[], AbstractContextManager[object]]) -> None:
+    held: list[object] = [[] for _ in range(1000)]
+    with bounded():
+        assert not any(one is held for one in gc.get_objects())
+    assert any(one is held for one in gc.get_objects())  # and afterwards the collector has it again

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import fastapi.dependencies.models
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from pyrage import x25519
+from sqlalchemy import URL
 from starlette.testclient import TestClient
 
 from chrysalis.api import initdata as initdata_form
@@ -25,6 +27,7 @@ from chrysalis.attestation.collateral import Collateral
 from chrysalis.attestation.collateral_documents import split
 from chrysalis.broker.app import create_app
 from chrysalis.broker.collateral_reasons import Answer, CollateralReason, DocumentKey, Failure
+from chrysalis.broker.database import Database
 from chrysalis.broker.deps import Deps
 from chrysalis.broker.main import assemble
 from chrysalis.broker.settings import Settings
@@ -210,6 +213,27 @@ class World:
 
     def domain(self, tenant: Tenant, **changes: Any) -> Domain:
         return Domain(self, self.initdata(tenant, **changes))
+
+
+@pytest.fixture(autouse=True)
+def brokers_end(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No test keeps another's brokers: with the writer's thread of each, and all that hangs on it, a thousand tests hold a gigabyte,
+    and Python's collector of garbage stops whatever is measured for seconds.
+    """
+    opened: list[Database] = []
+    opens = Database.__init__
+
+    def noted(database: Database, url: str | URL) -> None:
+        opens(database, url)
+        opened.append(database)
+
+    monkeypatch.setattr(Database, "__init__", noted)
+    yield
+    for database in opened:
+        database.close()
+    for held in vars(fastapi.dependencies.models).values():  # and FastAPI remembers the last thousands of routes
+        if hasattr(held, "cache_clear"):
+            held.cache_clear()
 
 
 @pytest.fixture(scope="session")

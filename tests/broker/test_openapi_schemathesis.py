@@ -57,10 +57,11 @@ def test_every_answer_is_a_documented_one(world: World, operation: openapi.Opera
         headers = {} if token is None else {"authorization": f"Bearer {token}"}
         _ends(case)
         held = _reset_peak()
-        worked = time.process_time()
         with Stopwatch() as taken:
+            worked = time.process_time()
             answer = case.call(headers=headers)
-        slowest = max(slowest, time.process_time() - worked, taken.seconds)
+            worked = time.process_time() - worked
+        slowest = max(slowest, taken.seconds, worked - taken.stolen)
         growth = max(growth, _memory("VmHWM") - held)
         case.validate_response(answer, checks=CHECKS)
         assert "Traceback" not in answer.text
