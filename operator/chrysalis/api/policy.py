@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from chrysalis import strict_json
 from chrysalis.api.base import DnsLabel, Hex32, Hex48, InUtc, Model, Sha256Digest
 from chrysalis.api.policy_events import EventRule
 from chrysalis.api.policy_gpu import GpuRules
@@ -213,15 +213,6 @@ class SignedPolicy(Model):
         Also where a member stands twice: readers of JSON differ in which one they take, and the owner may have read the other.
         """
         try:
-            return cls.model_validate(json.loads(payload, object_pairs_hook=_each_once))
+            return cls.model_validate(strict_json.loads(payload))
         except RecursionError as error:
             raise ValueError("the JSON is nested too deeply") from error
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in found:
-            raise ValueError(f"the member {name[:64]!r} stands twice in one object")
-        found[name] = value
-    return found

@@ -5,17 +5,17 @@ Nothing is judged here, and nothing is believed because of its name.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
 
+from chrysalis import strict_json
 from chrysalis.attestation import armor
 
 MAX_NESTING = 8
 """Objects, lists and JSON texts around a piece of evidence: one service puts another's answer into its own."""
 MAX_CONTAINERS = 20_000
 """Objects and lists in one JSON text: each takes a hundred times the room of its two brackets.  Reports have some hundreds."""
-_MOST_OF_NAME = 64
+_MOST_OF_NAME = strict_json.MOST_OF_NAME
 """Characters of a name in a way; a long name is not written out again for each thing under it."""
 _ENCODED = ("eyJ", "ewo", "eyA", "W3s")
 """How base64 of JSON begins."""
@@ -30,23 +30,14 @@ class TooMuch(Ambiguous):
 
 
 def parsed(text: bytes | str) -> Any:
-    """What JSON holds; raises Ambiguous, TooMuch, another ValueError for what is no JSON, or RecursionError.
-
-    Parsers differ in which of two members of one name they take, so one of them would be hidden from whoever reads on.
-    """
+    """What JSON holds; raises Ambiguous, TooMuch, another ValueError for what is no JSON, or RecursionError."""
     brackets: int = text.count(b"{") + text.count(b"[") if isinstance(text, bytes) else text.count("{") + text.count("[")
     if brackets > MAX_CONTAINERS:
         raise TooMuch(f"it has more than {MAX_CONTAINERS} objects and lists")
-    return json.loads(text, object_pairs_hook=_object)
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for place, name in enumerate(names) if name in names[:place]) if len(names) < 1000 else "a member"
-        raise Ambiguous(f"it names {twice[:_MOST_OF_NAME]!r} twice")
-    return found
+    try:
+        return strict_json.loads(text)
+    except strict_json.MemberTwice as error:
+        raise Ambiguous(f"it names {error.name!r} twice") from None
 
 
 def nested(text: str) -> Any:

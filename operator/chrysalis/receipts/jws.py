@@ -17,6 +17,7 @@ from typing import Any, NoReturn, Protocol
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
+from chrysalis import strict_json
 from chrysalis.receipts.reasons import ReceiptError, ReceiptReason
 
 MAX_TOKEN_BYTES = 512 * 1024
@@ -145,23 +146,14 @@ def verify(token: str, typ: str, public_key: bytes) -> dict[str, Any]:
 
 def _object(data: bytes, what: str) -> dict[str, Any]:
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_float=_no_float, parse_constant=_no_float)
+        value = strict_json.loads(data.decode("utf-8"), whole=True)
+    except strict_json.MemberTwice:
+        _malformed(f"{what}: a member stands twice")
     except (ValueError, RecursionError) as error:
         _malformed(f"{what}: {error}"[:512])
     if not isinstance(value, dict):
         _malformed(f"the {what} is not a JSON object")
     return value
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member stands twice")
-    return members
-
-
-def _no_float(text: str) -> NoReturn:
-    raise ValueError(f"{text[:32]} is not a whole number")
 
 
 def _malformed(detail: str) -> NoReturn:

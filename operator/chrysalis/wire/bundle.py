@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AwareDatetime, Field, ValidationError, model_validator
 
+from chrysalis import strict_json
 from chrysalis.api.base import Hex32, InUtc, Model
 from chrysalis.api.policy import AttestationPolicySpec, Envelope, Placement
 from chrysalis.api.worker import Isolation
@@ -176,7 +177,7 @@ class BundleFile:
         try:
             if file.count(b"{") + file.count(b"[") > MAX_CONTAINERS or file.count(b",") > MAX_ITEMS:
                 raise ValueError(f"it has more than {MAX_CONTAINERS} objects and lists, or {MAX_ITEMS} members and items")
-            document = json.loads(file, object_pairs_hook=_members, parse_float=_no_float, parse_constant=_no_float)
+            document = strict_json.loads(file, whole=True)
             if not isinstance(document, dict):
                 raise ValueError("not one JSON object")
             if document.get("schemaVersion") != SCHEMA:
@@ -187,6 +188,8 @@ class BundleFile:
         except ValidationError as error:
             found = error.errors(include_input=False, include_url=False, include_context=False)
             raise _malformed("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found[:8])[:1024]) from None
+        except strict_json.MemberTwice:
+            raise _malformed("a member stands there twice") from None
         except (ValueError, RecursionError) as error:
             raise _malformed(str(error)[:1024]) from error
         bare = {name: value for name, value in document.items() if name != "statement"}
@@ -208,17 +211,6 @@ def token_claim(token: str, *path: str) -> str:
     except (ValueError, LookupError, TypeError, RecursionError, ReceiptError):
         return ""
     return found if isinstance(found, str) else ""
-
-
-def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a member stands there twice")
-    return found
-
-
-def _no_float(text: str) -> Any:
-    raise ValueError(f"{text[:32]} is not a whole number")
 
 
 def _malformed(detail: str) -> WireError:
