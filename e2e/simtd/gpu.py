@@ -39,6 +39,8 @@ DRIVER_INDICES = (7, *range(21, 41))
 VBIOS_INDICES = (0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12)
 SWID = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
 HASH = "http://www.w3.org/2001/04/xmlenc#sha384"
+OPAQUE = "https://docs.nvidia.com/attestation/specs/latest/opaque-data.html"
+OPAQUE_BASE = 0x1000
 _SHA384_OID = bytes.fromhex("0609608648016503040202")
 _DEVTOOLS_INDEX = 9
 
@@ -64,6 +66,8 @@ class ReportShape:
     links: Sequence[bytes] = ()  # PDIs of the switches (of a GPU) or of the GPUs (of a switch)
     edit_opaque: Callable[[dict[int, bytes]], None] | None = None
     versioned: bool = False  # whether the opaque data has the layout of drivers of CUDA 13.5 and later
+    security_versions: Mapping[int, bytes] = field(default_factory=dict)  # by field id; in that layout alone
+    security_type: int = 0x87  # of their values
 
 
 GOOD = ReportShape()
@@ -77,6 +81,7 @@ class RimShape:
     indices: Sequence[int] = DRIVER_INDICES
     architecture: str = HOPPER
     changed: Mapping[int, bytes] = field(default_factory=dict)
+    security_versions: Mapping[int, int] = field(default_factory=dict)  # the least one that each opaque field may state
     edit: Callable[[etree._Element], None] | None = None  # before it is signed
     not_after: datetime = NOT_AFTER  # of the signer's certificate
 
@@ -113,9 +118,10 @@ class SimulatedDevice:
             body = struct.pack("<BH", 1, len(value)) + value
             record += struct.pack("<BBH", index + 1, 1, len(body)) + body
             count += 1
-        head = struct.Struct("<H2xH" if shape.versioned else "<HH")
         opaque = b"NVDAOD\0\0\2\0\0\0" if shape.versioned else b""
-        opaque += b"".join(head.pack(kind, len(value)) + value for kind, value in self._opaque(shape).items())
+        for kind, value in self._opaque(shape).items():
+            stated = struct.pack("<H", shape.security_type if kind in shape.security_versions else 0) if shape.versioned else b""
+            opaque += struct.pack("<H", kind) + stated + struct.pack("<H", len(value)) + value
         response = bytes([0x11, 0x60, 0, 0, count]) + len(record).to_bytes(3, "little") + record
         response += os.urandom(32) + struct.pack("<H", len(opaque)) + opaque
         return request + response + raw_signature(self.keys[0], request + response)
@@ -166,6 +172,7 @@ class SimulatedDevice:
                 fields |= {34: struct.pack("<H", 1), 36: struct.pack("<H", shape.feature_flag)}
         if shape.fwid is not None:
             fields[20] = shape.fwid or self.fwid
+        fields |= shape.security_versions
         if shape.edit_opaque is not None:
             shape.edit_opaque(fields)
         return fields
@@ -233,7 +240,7 @@ class SimulatedGpus:
 
 def swid(shape: RimShape) -> etree._Element:
     """The tag before it is signed."""
-    names = {None: SWID, "ns0": SWID, "ns2": HASH}
+    names = {None: SWID, "ns0": SWID, "ns2": HASH} | ({"ns3": OPAQUE} if shape.security_versions else {})
     tag_id = hashlib.sha384(f"{shape.architecture} {shape.version}".encode()).hexdigest()
     tag = etree.Element(f"{{{SWID}}}SoftwareIdentity", {"name": CHIPS[shape.architecture], "tagId": tag_id, "version": "1.0"}, nsmap=names)
     etree.SubElement(tag, f"{{{SWID}}}Entity", {"name": ORGANISATION, "role": "softwareCreator tagCreator"})
@@ -245,6 +252,10 @@ def swid(shape: RimShape) -> etree._Element:
         value = shape.changed.get(index, measured(index)) if active else bytes(48)
         resource = {"type": "Measurement", "index": str(index), "active": str(active), "alternatives": "1", "size": str(len(value))}
         etree.SubElement(payload, f"{{{SWID}}}Resource", {**resource, f"{{{HASH}}}Hash0": value.hex()})
+    for kind, least in shape.security_versions.items():
+        resource = {"type": "Measurement", "index": str(OPAQUE_BASE + kind), "active": "True", "alternatives": "1", "size": "2"}
+        resource |= {"name": f"FIELD_{kind}_MIN_SVN", f"{{{OPAQUE}}}minSvn": str(least), f"{{{OPAQUE}}}includeInResult": "True"}
+        etree.SubElement(payload, f"{{{SWID}}}Resource", resource)
     return tag
 
 

@@ -23,6 +23,7 @@ VBIOS = REFERENCE | {"id": "vbios-96", "kind": "Vbios", "version": "96.00.A5.00.
 SWITCH = VBIOS | {"id": "switch-96", "architecture": "LS10", "version": "96.10.6D.00.01"}
 AT = datetime(2026, 11, 1, tzinfo=UTC)
 END = datetime(2027, 1, 1, tzinfo=UTC)
+LEAST = {"field": 37, "name": "FSP_UCODE_MIN_SVN", "minimum": 5}
 BLACKWELL = REFERENCE | {"id": "driver-b", "architecture": "Blackwell"}
 RULES: dict[str, Any] = {
     "count": 1,
@@ -68,6 +69,14 @@ def test_required(name: str) -> None:
         {"measurements": [REFERENCE | {"values": [{"index": 7, "digests": ["ab"]}]}]},
         {"measurements": [REFERENCE | {"values": [{"index": 7, "digests": ["ab" * 48]}] * 2}]},
         {"measurements": [REFERENCE | {"expires": "2027-01-01T00:00:00"}]},
+        {"measurements": [REFERENCE | {"securityVersions": []}]},
+        {"measurements": [REFERENCE | {"securityVersions": [LEAST | {"minimum": -1}]}]},
+        {"measurements": [REFERENCE | {"securityVersions": [LEAST | {"minimum": 65536}]}]},
+        {"measurements": [REFERENCE | {"securityVersions": [LEAST | {"field": 65536}]}]},
+        {"measurements": [REFERENCE | {"securityVersions": [LEAST | {"name": ""}]}]},
+        {"measurements": [REFERENCE | {"securityVersions": [LEAST, LEAST | {"name": "OTHER"}]}]},
+        {"measurements": [REFERENCE | {"securityVersions": [LEAST, LEAST | {"field": 38}]}]},
+        {"measurements": [REFERENCE | {"securityVersions": [LEAST, LEAST | {"field": 36, "name": "OTHER"}]}]},
         {"more": 1},
     ],
 )
@@ -149,5 +158,6 @@ def test_simulated_gpus_do_not_pass_for_real() -> None:
 
 
 def test_reference_values_are_one_document() -> None:
-    values = GpuReferenceValues.model_validate(REFERENCE)
-    assert GpuReferenceValues.model_validate(values.to_json_dict()) == values
+    for written in (REFERENCE, REFERENCE | {"securityVersions": [LEAST, LEAST | {"field": 38, "name": "OTHER"}]}):
+        values = GpuReferenceValues.model_validate(written)
+        assert GpuReferenceValues.model_validate(values.to_json_dict()) == values

@@ -170,6 +170,20 @@ def test_rim_prints_what_rules_take(run: Run, tmp_path: Path) -> None:
     assert run("verify", "evidence.json", "--rules", "other.yaml").reasons == ["GpuDriverNotAllowed"]
 
 
+def test_least_security_versions(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "least.swidtag").write_bytes(VENDOR.rim(RimShape(security_versions={37: 5})))
+    told = run("rim", "least.swidtag", output="text")
+    assert "21 measurements, FIELD_37_MIN_SVN from 5, until" in told.out
+    for stated, code, reasons in ((5, 0, []), (4, 1, ["GpuSecurityVersionTooLow"])):
+        shape = ReportShape(versioned=True, security_versions={37: bytes([stated, 0])})
+        (tmp_path / "stated.json").write_text(json.dumps([DEVICE.evidence(NONCE, shape)]))
+        found = run("verify", "stated.json", "--rim", "least.swidtag", "--rim", "vbios.swidtag")
+        assert (found.code, found.reasons) == (code, reasons)
+        assert found.json["gpus"][0]["securityVersions"] == {"FIELD_37_MIN_SVN": stated}
+        text = run("verify", "stated.json", "--rim", "least.swidtag", "--rim", "vbios.swidtag", output="text").out
+        assert f"FIELD_37_MIN_SVN {stated}" in text
+
+
 def test_rim_refused_and_unreadable(run: Run, tmp_path: Path) -> None:
     data = (tmp_path / "driver.swidtag").read_bytes()
     (tmp_path / "changed.swidtag").write_bytes(data.replace(simulated.measured(7).hex().encode(), b"11" * 48))

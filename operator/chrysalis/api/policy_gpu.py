@@ -18,6 +18,8 @@ MAX_GPUS = 16
 MAX_SWITCHES = 8
 MAX_INDEX = 254
 """The highest index of a reference value: SPDM numbers its measurement blocks from 1 to 254."""
+MAX_FIELD = 0xFFFF
+"""The highest id of a field of a report's opaque data, and the highest security version: both have two bytes."""
 
 Version = Annotated[str, Field(pattern=r"^[0-9A-Za-z][-0-9A-Za-z._]*$", max_length=64)]
 GpuDigest = Annotated[str, Field(pattern=r"^([0-9a-fA-F]{2}){32,64}$", min_length=64, max_length=128)]
@@ -72,6 +74,14 @@ class GpuReferenceValue(Model):
         return sorted({digest.lower() for digest in digests})
 
 
+class GpuSecurityVersion(Model):
+    """The least security version that one field of a report's opaque data may state (NVIDIA's "Opaque Data RIM Attributes")."""
+
+    field: Annotated[int, Field(ge=0, le=MAX_FIELD)]
+    name: Annotated[str, Field(pattern=r"^[0-9A-Za-z][-0-9A-Za-z._ ]*$", max_length=64)]
+    minimum: Annotated[int, Field(ge=0, le=MAX_FIELD)]
+
+
 class GpuReferenceValues(Model):
     """The active measurements of one NVIDIA RIM, digested ahead of time (`chrysalis gpu rim`); sorted, so that equal values
     have one JSON form."""
@@ -82,6 +92,16 @@ class GpuReferenceValues(Model):
     version: Version  # of the driver or the VBIOS
     expires: Annotated[datetime, InUtc] | None = None  # of the RIM's signing certificates
     values: Annotated[list[GpuReferenceValue], Field(min_length=1, max_length=MAX_INDEX)]
+    security_versions: Annotated[list[GpuSecurityVersion], Field(min_length=1, max_length=64)] | None = None  # absent: none is demanded
+
+    @model_validator(mode="after")
+    def _each_security_version_once(self) -> GpuReferenceValues:
+        fields = [one.field for one in self.security_versions or ()]
+        if fields != sorted(set(fields)):
+            raise ValueError("give each field of securityVersions once, in ascending order")
+        if len({one.name for one in self.security_versions or ()}) != len(fields):
+            raise ValueError("give each name of securityVersions once")
+        return self
 
     @model_validator(mode="after")
     def _each_index_once(self) -> GpuReferenceValues:

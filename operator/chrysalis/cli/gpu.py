@@ -159,7 +159,10 @@ def _rim_lines(values: Sequence[GpuReferenceValues], findings: Sequence[tuple[Pa
             lines.append(f"    detail: {finding.detail}")
     for value in values:
         ends = rfc3339(value.expires) if value.expires else "never"
-        lines.append(f"  {value.kind} {value.version} for {value.architecture}: {len(value.values)} measurements, until {ends}, {value.id}")
+        what = ", ".join(
+            [f"{len(value.values)} measurements", *(f"{one.name} from {one.minimum}" for one in value.security_versions or ())]
+        )
+        lines.append(f"  {value.kind} {value.version} for {value.architecture}: {what}, until {ends}, {value.id}")
     return lines
 
 
@@ -286,6 +289,7 @@ def _lines(verdict: GpuVerdict, at: datetime) -> list[str]:
 
 def _device(device: DeviceFacts) -> list[str]:
     compared = f"{device.comparison}, {device.compared} of {device.measurements} have reference values"
+    versions = [f"{name} {'absent' if stated is None else stated}" for name, stated in device.security_versions.items()]
     facts: list[tuple[str, Any]] = [
         ("signature", device.signature),
         ("model", device.hardware_model),
@@ -296,6 +300,7 @@ def _device(device: DeviceFacts) -> list[str]:
         ("mode", device.mode),
         ("nonce", device.nonce),
         ("measurements", compared),
+        ("security versions", ", ".join(versions)),
         ("secure boot, debug off", "proved by the measurements" if device.secure_boot else "not proved"),
     ]
     return [f"    {name:<24} {value}" for name, value in facts if value]

@@ -60,6 +60,22 @@ def _conflicting(one: Any) -> Any:
     return one.model_validate(one.to_json_dict() | {"values": values})
 
 
+def _least(stated: dict[int, bytes], *, vbios: dict[int, int] | None = None, names: dict[int, str] | None = None, **shape: Any) -> Row:
+    """A report that states these security versions, where the driver's reference values want at least 5 of field 37."""
+
+    def with_least(one: Any) -> Any:
+        least = {"Driver": {37: 5}, "Vbios": vbios or {}}[one.kind]
+        versions = [{"field": kind, "name": (names or {}).get(kind, f"{one.kind}_{kind}"), "minimum": low} for kind, low in least.items()]
+        return one.model_validate(one.to_json_dict() | {"securityVersions": versions or None})
+
+    def run(world: World) -> GpuVerdict:
+        rules = world.rules(measurements=[with_least(one).to_json_dict() for one in world.references])
+        found = world.evidence(shape=ReportShape(**{"versioned": True, "security_versions": stated, **shape}))
+        return world.judge([found], rules=rules)
+
+    return run
+
+
 ROWS: dict[str, tuple[str, Row]] = {
     "no evidence": ("GpuEvidenceMissing", lambda world: world.judge([])),
     "too many devices": ("GpuEvidenceTooLarge", lambda world: world.judge([world.evidence()] * 25)),
@@ -117,6 +133,17 @@ ROWS: dict[str, tuple[str, Row]] = {
     "VBIOS version has another size": ("GpuReportMalformed", _edited({6: b"\0\xa5\0\x96"})),
     "links are no identifiers": ("GpuReportMalformed", _edited({22: bytes(7)})),
     "measurement": ("GpuMeasurementMismatch", _shaped(changed={21: bytes(48)})),
+    "security version too low": ("GpuSecurityVersionTooLow", _least({37: b"\4\0"})),
+    "security version absent": ("GpuSecurityVersionTooLow", _least({38: b"\x09\0"})),
+    "security version of another type": ("GpuSecurityVersionTooLow", _least({37: b"\5\0"}, security_type=0x86)),
+    "security version of another size": ("GpuSecurityVersionTooLow", _least({37: b"\5\0\0\0"})),
+    "security version in the layout without types": ("GpuSecurityVersionTooLow", _least({37: b"\5\0"}, versioned=False)),
+    "security version of the VBIOS": ("GpuSecurityVersionTooLow", _least({37: b"\5\0", 40: b"\0\0"}, vbios={40: 1})),
+    "security version claimed twice": ("GpuReferenceConflict", _least({37: b"\5\0"}, vbios={37: 5})),
+    "security version's name claimed twice": (
+        "GpuReferenceConflict",
+        _least({37: b"\5\0", 40: b"\5\0"}, vbios={40: 5}, names={37: "X", 40: "X"}),
+    ),
     "measurement left out": ("GpuMeasurementMissing", _shaped(left_out=[40])),
     "decoder's measurement, decoder on": ("GpuMeasurementMismatch", _shaped(changed={35: bytes(48)}, nvdec0=0xAA)),
     "no driver reference": ("GpuReferenceMissing", _measurements(lambda one: one.kind == "Vbios")),
@@ -294,3 +321,16 @@ def test_given_root_and_rules_root_must_agree(world: World, reasons: Reasons) ->
 def test_an_appraisal_needs_an_aware_time(world: World) -> None:
     with pytest.raises(ValueError, match="aware"):
         world.judge(at=AT.replace(tzinfo=None))
+
+
+@pytest.mark.parametrize("stated", [b"\5\0", b"\6\0", b"\0\1"])  # little-endian
+def test_security_versions_that_reach_the_least_one(world: World, stated: bytes) -> None:
+    verdict = _least({37: stated, 40: b"\1\0"}, vbios={40: 1})(world)
+    assert verdict.accepted
+    assert verdict.gpus[0].security_versions == {"Driver_37": int.from_bytes(stated, "little"), "Vbios_40": 1}
+
+
+def test_a_security_version_that_is_absent_is_told(world: World) -> None:
+    verdict = _least({})(world)
+    assert verdict.gpus[0].security_versions == {"Driver_37": None}
+    assert [finding.detail for finding in verdict.reasons] == ["Driver_37 is absent, 5 is the least"]

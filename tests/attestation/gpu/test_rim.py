@@ -17,7 +17,7 @@ from lxml import etree
 from chrysalis.attestation.gpu import rim
 from chrysalis.attestation.gpu.reasons import GpuError
 from e2e.simtd import gpu as simulated
-from e2e.simtd.gpu import HASH, SWID, RimShape, SimulatedGpus
+from e2e.simtd.gpu import HASH, OPAQUE, SWID, RimShape, SimulatedGpus
 
 AT = datetime(2026, 11, 1, tzinfo=UTC)
 VENDOR = SimulatedGpus.create()
@@ -82,6 +82,24 @@ def _again(path: str) -> Callable[[etree._Element], None]:
     return edit
 
 
+def _least(**attributes: str | None) -> bytes:
+    """A RIM with one field's least security version, some of whose attributes are others (None: left out)."""
+
+    def edit(tag: etree._Element) -> None:
+        found = _resource(tag, -1)
+        for name, value in attributes.items():
+            place = f"{{{OPAQUE}}}{name}" if name == "minSvn" else f"{{{HASH}}}Hash0" if name == "digest" else name
+            found.attrib.pop(place, None)
+            if value is not None:
+                found.set(place, value)
+
+    return VENDOR.rim(RimShape(security_versions={37: 5}, edit=edit))
+
+
+def _named_twice(tag: etree._Element) -> None:
+    _resource(tag, -1).set("name", str(_resource(tag, -2).get("name")))
+
+
 ROWS: dict[str, tuple[str, bytes]] = {
     "empty": ("RimMalformed", b""),
     "no XML": ("RimMalformed", b"<Software"),
@@ -116,6 +134,23 @@ ROWS: dict[str, tuple[str, bytes]] = {
     "digest of another size": ("RimMalformed", _signed(_set(7, f"{{{HASH}}}Hash0", "11" * 32))),
     "digest is no digest": ("RimMalformed", _signed(_set(7, f"{{{HASH}}}Hash0", "zz" * 48))),
     "no measurement": ("RimMalformed", _signed(_set(7, "type", "Opaque"))),
+    "a security version without the least": ("RimMalformed", _least(minSvn=None)),
+    "a least one that is no number": ("RimMalformed", _least(minSvn="0x5")),
+    "a least one that is negative": ("RimMalformed", _least(minSvn="-1")),
+    "a least one that nothing can reach": ("RimMalformed", _least(minSvn="65536")),
+    "a security version without a name": ("RimMalformed", _least(name=None)),
+    "a security version with a digest": ("RimMalformed", _least(digest="11" * 48)),
+    "a security version of no field": ("RimMalformed", _least(index=str(0x1000 + 0x10000))),
+    "a security version neither active nor not": ("RimMalformed", _least(active="")),
+    "two security versions of one field": (
+        "RimMalformed",
+        VENDOR.rim(RimShape(security_versions={37: 5, 38: 5}, edit=_set(-1, "index", str(0x1000 + 37)))),
+    ),
+    "two security versions of one name": ("RimMalformed", VENDOR.rim(RimShape(security_versions={37: 5, 38: 5}, edit=_named_twice))),
+    "the least one changed": (
+        "RimSignatureInvalid",
+        VENDOR.rim(RimShape(security_versions={37: 5})).replace(b'minSvn="5"', b'minSvn="4"'),
+    ),
     "none active": ("RimMalformed", VENDOR.rim(RimShape(indices=()))),
     "a value changed": ("RimSignatureInvalid", _after(_set(7, f"{{{HASH}}}Hash0", "11" * 48))),
     "switched off": ("RimSignatureInvalid", _after(_set(7, "active", "False"))),
@@ -151,6 +186,23 @@ def test_the_values() -> None:
     assert [value.index for value in values.values] == list(simulated.DRIVER_INDICES)
     assert values.values[0].digests == [simulated.measured(7).hex()]
     assert values.expires == simulated.NOT_AFTER
+
+
+def test_least_security_versions() -> None:
+    values = rim.digest(VENDOR.rim(RimShape(security_versions={38: 0, 0: 65535})), at=AT, root_sha256=ROOT)
+    stated = [(one.field, one.name, one.minimum) for one in values.security_versions or ()]
+    assert stated == [(0, "FIELD_0_MIN_SVN", 65535), (38, "FIELD_38_MIN_SVN", 0)]
+    assert values.values == rim.digest(GOOD, at=AT, root_sha256=ROOT).values
+    assert values.model_validate_json(rim.canonical(values)) == values
+
+
+def test_inactive_security_versions_say_nothing() -> None:
+    for data in (_least(active="False"), _least(active="False", minSvn=None)):
+        assert rim.digest(data, at=AT, root_sha256=ROOT) == rim.digest(GOOD, at=AT, root_sha256=ROOT)
+
+
+def test_values_without_security_versions_keep_their_form() -> None:
+    assert b"securityVersions" not in rim.canonical(rim.digest(GOOD, at=AT, root_sha256=ROOT))
 
 
 @pytest.mark.parametrize(
@@ -197,3 +249,19 @@ def test_no_changed_byte_changes_what_is_accepted(position: int, value: bytes) -
     except GpuError:
         return
     assert found == rim.digest(GOOD, at=AT, root_sha256=ROOT)
+
+
+XML_TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_characters="\x7f"), max_size=12)
+
+
+@given(
+    attribute=st.sampled_from(["index", "active", "name", "minSvn", "size", "alternatives"]),
+    value=st.one_of(XML_TEXT, st.integers(-(2**33), 2**33).map(str)),
+)
+def test_whatever_a_signed_tag_says_of_security_versions_is_taken_or_refused(attribute: str, value: str) -> None:
+    data = _least(**{attribute: value})
+    reason = _digest(data)
+    assert reason in ("", "RimMalformed")
+    if not reason:
+        found = rim.digest(data, at=AT, root_sha256=ROOT).security_versions or ()
+        assert all(0 <= one.minimum <= 0xFFFF and 0 <= one.field <= 0xFFFF for one in found)

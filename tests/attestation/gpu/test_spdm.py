@@ -120,6 +120,23 @@ def test_the_layout_whose_fields_state_their_type() -> None:
         assert dict(spdm.parse(_opaque(VERSIONED[:8] + minor + b"\0\0" + TYPED + bytes(7))).opaque) == {3: b"590\0"}
 
 
+SECURITY_VERSIONS: dict[str, tuple[int | None, bytes]] = {
+    "in its form": (0x0105, VERSIONED + struct.pack("<HHH", 37, 0x87, 2) + b"\5\1"),
+    "of another field": (None, VERSIONED + struct.pack("<HHH", 400, 0x87, 2) + b"\5\1"),
+    "of another type": (None, VERSIONED + struct.pack("<HHH", 37, 0x86, 2) + b"\5\1"),
+    "too short": (None, VERSIONED + struct.pack("<HHH", 37, 0x87, 1) + b"\5"),
+    "too long": (None, VERSIONED + struct.pack("<HHH", 37, 0x87, 4) + b"\5\1\0\0"),
+    "in the layout without types": (None, struct.pack("<HH", 37, 2) + b"\5\1"),
+    "absent": (None, VERSIONED),
+}
+
+
+@pytest.mark.parametrize("name", SECURITY_VERSIONS)
+def test_a_security_version(name: str) -> None:
+    expected, data = SECURITY_VERSIONS[name]
+    assert spdm.parse(_opaque(data)).security_version(37) == expected
+
+
 def test_a_raw_value_beside_digests() -> None:
     body = struct.pack("<BH", 0x83, 4) + b"\0\0\0\1"
     block = struct.pack("<BBH", 9, 1, len(body)) + body

@@ -182,7 +182,7 @@ def _measurements(device: Judged, rules: GpuRules | None, references: Sequence[G
         exact_version=rules is not None,
     )
     device.findings += found.findings
-    device.facts |= {"compared": found.count, "mismatches": list(found.mismatches)}
+    device.facts |= {"compared": found.count, "mismatches": list(found.mismatches), "security_versions": dict(found.security_versions)}
     if found.count:
         device.facts["comparison"] = Comparison.DIFFERENT if found.findings else Comparison.MATCHED
     if found.count and not found.findings:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from itertools import product
 
@@ -28,6 +29,7 @@ class Compared:
     count: int  # measurements that reference values exist for
     mismatches: tuple[int, ...]
     findings: tuple[Finding, ...]
+    security_versions: tuple[tuple[str, int | None], ...] = ()  # of the report: those that the reference values state a least one of
 
 
 def compare(
@@ -67,7 +69,7 @@ def compare(
         return Compared((), 0, (), tuple(findings))
     attempts = (_attempt(report, chosen, at, device) for chosen in product(*(side for side in sides if side)))
     best = _best(attempts)
-    return Compared(best.references, best.count, best.mismatches, (*findings, *best.findings))
+    return replace(best, findings=(*findings, *best.findings))
 
 
 def _best(attempts: Iterable[Compared]) -> Compared:
@@ -114,7 +116,29 @@ def _attempt(report: Report, chosen: Sequence[GpuReferenceValues], at: datetime,
         first = report.measurement(different[0])
         detail = f"measurement {different[0]} is {first.hex() if first else ''}"
         findings.append(Finding.of(_R.GPU_MEASUREMENT_MISMATCH, message, detail, device))
-    return Compared(tuple(chosen), len(golden), tuple(sorted(missing + different)), tuple(findings))
+    stated = _security_versions(report, chosen, findings, device)
+    return Compared(tuple(chosen), len(golden), tuple(sorted(missing + different)), tuple(findings), stated)
+
+
+def _security_versions(
+    report: Report, chosen: Sequence[GpuReferenceValues], findings: list[Finding], device: int
+) -> tuple[tuple[str, int | None], ...]:
+    """What the report states where the reference values state a least one; what is absent is below every one, even 0."""
+    least = [one for reference in chosen for one in reference.security_versions or ()]
+    twice = [name for name, number in Counter(name for one in least for name in (str(one.field), one.name)).items() if number > 1]
+    if twice:
+        message = f"driver and VBIOS reference values both state a least security version of {', '.join(sorted(twice))}"
+        findings.append(Finding.of(_R.GPU_REFERENCE_CONFLICT, message, device=device))
+    stated = tuple((one.name, report.security_version(one.field)) for one in least)
+    low = [
+        f"{one.name} is {'absent' if found is None else found}, {one.minimum} is the least"
+        for one, (_, found) in zip(least, stated, strict=True)
+        if found is None or found < one.minimum
+    ]
+    if low:
+        message = f"{len(low)} of {len(least)} security versions are below the least one of the reference values"
+        findings.append(Finding.of(_R.GPU_SECURITY_VERSION_TOO_LOW, message, "; ".join(low)[:500], device))
+    return stated
 
 
 def _listed(indices: Iterable[int]) -> str:

@@ -47,6 +47,7 @@ class GpuReason(StrEnum):
     GPU_REFERENCE_VERSION_MISMATCH = "GpuReferenceVersionMismatch"
     GPU_MEASUREMENT_MISSING = "GpuMeasurementMissing"
     GPU_MEASUREMENT_MISMATCH = "GpuMeasurementMismatch"
+    GPU_SECURITY_VERSION_TOO_LOW = "GpuSecurityVersionTooLow"
     RIM_MALFORMED = "RimMalformed"
     RIM_SIGNATURE_INVALID = "RimSignatureInvalid"
     RIM_SIGNER_INVALID = "RimSignerInvalid"
@@ -108,10 +109,13 @@ REMEDIES: dict[GpuReason, str] = {
     _R.GPU_STATE_UNPROVED: "get the measurements to match their reference values: only they prove secure boot and that debugging is off",
     _R.GPU_REFERENCE_MISSING: "digest NVIDIA's RIM of this version with `chrysalis gpu rim` and add it to gpu.measurements",
     _R.GPU_REFERENCE_EXPIRED: "get the RIM that NVIDIA signed anew, digest it, and replace these reference values",
-    _R.GPU_REFERENCE_CONFLICT: "do not use these two RIMs together: both claim the same measurement",
+    _R.GPU_REFERENCE_CONFLICT: "do not use these two RIMs together: both claim the same measurement or security version",
     _R.GPU_REFERENCE_VERSION_MISMATCH: "give the RIM of the version that runs on the GPU",
     _R.GPU_MEASUREMENT_MISSING: "get a report with all measurement blocks (SPDM operation 0xFF)",
     _R.GPU_MEASUREMENT_MISMATCH: "do not trust this GPU as it is: what it runs is not what NVIDIA published for these versions",
+    _R.GPU_SECURITY_VERSION_TOO_LOW: (
+        "update the GPU's firmware and driver until each security version reaches the least one of NVIDIA's RIMs, then attest again"
+    ),
     _R.RIM_MALFORMED: "fetch the RIM again from NVIDIA's RIM service and keep it byte for byte",
     _R.RIM_SIGNATURE_INVALID: "do not use this RIM: its signature does not match its bytes",
     _R.RIM_SIGNER_INVALID: "do not use this RIM: it was not signed under the trusted RIM root",

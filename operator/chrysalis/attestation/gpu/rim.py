@@ -32,12 +32,17 @@ from chrysalis.clock import rfc3339
 NVIDIA_RIM_ROOT_SHA256 = "12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1"
 """Of the DER of "NVIDIA CoRIM signing Root CA"."""
 MAX_RIM_BYTES = 1024 * 1024
-MAX_RESOURCES = 254
+MAX_RESOURCES = 512
+"""Twice as many as a report has places for measurements: fields of its opaque data come beside them."""
 MAX_ALTERNATIVES = 16
 SWID = "{http://standards.iso.org/iso/19770/-2/2015/schema.xsd}"
 """The namespace as NVIDIA's RIMs write it."""
 DSIG = "{http://www.w3.org/2000/09/xmldsig#}"
 HASH = "{http://www.w3.org/2001/04/xmlenc#sha384}Hash"
+OPAQUE = "{https://docs.nvidia.com/attestation/specs/latest/opaque-data.html}"
+"""The namespace of what a RIM says of the fields of a report's opaque data ("Opaque Data RIM Attributes")."""
+OPAQUE_BASE = 0x1000
+"""A resource with this index, or a higher one, is about the opaque field whose id is what is above it."""
 _VBIOS = re.compile(r"^[0-9A-Fa-f]{2}(\.[0-9A-Fa-f]{2}){4}$")
 _PRODUCTS = (("GH", GpuArchitecture.HOPPER), ("GB", GpuArchitecture.BLACKWELL), ("LS10", GpuArchitecture.LS10))
 _CBOR = tuple(bytes([tag]) for tag in (0xD2, 0xD8, 0xD9))
@@ -52,7 +57,8 @@ def digest(data: bytes, *, at: datetime | None, root_sha256: str = NVIDIA_RIM_RO
     2. Signer: its certificates lead, in order, to the trusted RIM root, and are valid at the stated time; without a time,
        that is left to the appraisal, which refuses reference values past their `expires`.
     3. Signature: ECDSA with SHA-384 over the whole tag.
-    4. Values: of every active measurement, as many alternatives as are stated, each of the stated size.
+    4. Values: of every active measurement, as many alternatives as are stated, each of the stated size; of every active field of
+       the opaque data, its least security version.
     """
     data = unwrapped(data)
     tag = _parse(data)
@@ -185,14 +191,20 @@ def _values(tag: etree._Element, expires: datetime) -> GpuReferenceValues:
     if len(listed) > MAX_RESOURCES:
         raise _malformed(f"the RIM has {len(listed)} resources; at most {MAX_RESOURCES} are read")
     values: dict[int, list[str]] = {}
+    least: dict[int, tuple[str, int]] = {}
     seen: set[int] = set()
     for resource in listed:
         if resource.get("type") != "Measurement":
             raise _malformed(f"the RIM has a resource of type {str(resource.get('type'))[:32]!r}; only measurements can be compared")
-        index, active, digests = _measurement(resource)
+        index, active = _place(resource)
         if index in seen:
             raise _malformed(f"the RIM has measurement {index} twice")
         seen.add(index)
+        if index >= OPAQUE_BASE:
+            if active:
+                least[index - OPAQUE_BASE] = _security_version(resource, index)
+            continue
+        digests = _digests(resource, index)
         if active:
             values[index] = digests
     try:
@@ -204,6 +216,8 @@ def _values(tag: etree._Element, expires: datetime) -> GpuReferenceValues:
                 "version": version,
                 "expires": expires,
                 "values": [{"index": index, "digests": values[index]} for index in sorted(values)],
+                "security_versions": [{"field": field, "name": name, "minimum": low} for field, (name, low) in sorted(least.items())]
+                or None,
             }
         )
     except ValidationError as error:
@@ -212,25 +226,38 @@ def _values(tag: etree._Element, expires: datetime) -> GpuReferenceValues:
         raise _malformed("the RIM's values are not those of a GPU's firmware", f"{where}: {problem['msg']}"[:200]) from error
 
 
-def _measurement(resource: etree._Element) -> tuple[int, bool, list[str]]:
-    """Index, whether it is active, and the alternatives of one measurement."""
-    index, alternatives, size = (_number(resource, name) for name in ("index", "alternatives", "size"))
+def _place(resource: etree._Element) -> tuple[int, bool]:
+    """Index of one measurement, and whether it is active."""
+    index = _number(resource, "index")
     state = (resource.get("active") or "").lower()
     if state not in ("true", "false"):
         raise _malformed(f"measurement {index} of the RIM is neither active nor inactive")
+    return index, state == "true"
+
+
+def _security_version(resource: etree._Element, index: int) -> tuple[str, int]:
+    """Name and least security version of a field of the opaque data, which has no digest."""
+    if any(str(name).rpartition("}")[2].startswith("Hash") for name in resource.attrib):
+        raise _malformed(f"resource {index} of the RIM is about opaque data and has a digest; only its least security version is known")
+    return resource.get("name") or "", _number(resource, f"{OPAQUE}minSvn")
+
+
+def _digests(resource: etree._Element, index: int) -> list[str]:
+    """The alternatives of one measurement."""
+    alternatives, size = (_number(resource, name) for name in ("alternatives", "size"))
     named = [name for name in map(str, resource.keys()) if name.rpartition("}")[2].startswith("Hash")]
     if not 1 <= alternatives <= MAX_ALTERNATIVES or sorted(named) != sorted(f"{HASH}{number}" for number in range(alternatives)):
         raise _malformed(f"measurement {index} of the RIM does not have the SHA-384 alternatives that it states")
     digests = [(resource.get(f"{HASH}{number}") or "").lower() for number in range(alternatives)]
     if any(re.fullmatch(r"[0-9a-f]*", found) is None or len(found) != 2 * size for found in digests):
         raise _malformed(f"measurement {index} of the RIM does not have the size that it states")
-    return index, state == "true", digests
+    return digests
 
 
 def _number(resource: etree._Element, name: str) -> int:
     text = resource.get(name) or ""
-    if not text.isascii() or not text.isdigit() or len(text) > 4:
-        raise _malformed(f"a measurement of the RIM has no number as its {name}")
+    if not text.isascii() or not text.isdigit() or len(text) > 5:
+        raise _malformed(f"a measurement of the RIM has no number as its {name.rpartition('}')[2]}")
     return int(text)
 
 

@@ -39,6 +39,8 @@ VERSIONED = b"NVDAOD"
 """How opaque data begins whose fields state the type of their value, too, as drivers of CUDA 13.5 and later write it."""
 VERSIONED_HEADER = struct.Struct("<6sH4B")
 """Magic, profile (0), version: major, minor, patch, padding."""
+SECURITY_VERSION = 0x87
+"""The type of a field's value, in that layout, that is a security version: two bytes, little-endian."""
 OPAQUE_MAJOR = 2
 """The only version that was ever published: what another one means by a field is not known."""
 PDI_BYTES = 8
@@ -89,6 +91,7 @@ class Report:
     slot: int
     blocks: Mapping[int, Block]  # by SPDM index, 1 to 254
     opaque: Mapping[int, bytes]  # by field id
+    types: Mapping[int, int]  # of the fields' values, by field id; empty in the layout that does not state them
     signed: bytes
     signature: bytes
 
@@ -125,6 +128,13 @@ class Report:
             return None
         if not 1 <= len(value) <= 8:
             raise _malformed(f"opaque field {field.name} has {len(value)} bytes; 1 to 8 are a number", value[:16].hex())
+        return int.from_bytes(value, "little")
+
+    def security_version(self, field: int) -> int | None:
+        """What the field states as a security version; None where it is absent or its value is none, by type or by size."""
+        value = self.opaque.get(field)
+        if value is None or self.types.get(field) != SECURITY_VERSION or len(value) != 2:
+            return None
         return int.from_bytes(value, "little")
 
     @property
@@ -210,13 +220,14 @@ def parse(report: bytes) -> Report:
     size = int.from_bytes(reader.take(2, "the opaque data's length"), "little")
     if size > MAX_OPAQUE_BYTES:
         raise _malformed(f"the opaque data has {size} bytes; at most {MAX_OPAQUE_BYTES} are read")
-    opaque = _opaque(reader.take(size, "the opaque data"))
+    opaque, types = _opaque(reader.take(size, "the opaque data"))
     signed = report[: reader.position]
     signature = reader.take(SIGNATURE_BYTES, "the signature")
     if report[reader.position :].strip(b"\0"):
         message = f"{reader.left} bytes that are not zero padding follow the report"
         raise GpuError(GpuReason.GPU_REPORT_TRAILING_DATA, message, report[reader.position :][:32].hex())
-    return Report(nonce, response_nonce, slot, MappingProxyType(blocks), MappingProxyType(opaque), signed, signature)
+    parts = (MappingProxyType(blocks), MappingProxyType(opaque), MappingProxyType(types))
+    return Report(nonce, response_nonce, slot, *parts, signed, signature)
 
 
 def _request(reader: _Reader) -> tuple[bytes, int]:
@@ -251,27 +262,30 @@ def _blocks(record: bytes, count: int) -> dict[int, Block]:
     return blocks
 
 
-def _opaque(data: bytes) -> dict[int, bytes]:
-    """The vendor's fields, in the layout that the data begins with; zeros may fill up the end."""
+def _opaque(data: bytes) -> tuple[dict[int, bytes], dict[int, int]]:
+    """The vendor's fields and the types of their values, in the layout that the data begins with; zeros may fill up the end."""
     reader = _Reader(data)
     head = struct.Struct("<HH")  # type and length
     if data.startswith(VERSIONED):
-        head = struct.Struct("<H2xH")  # type, the type of the value, length
+        head = struct.Struct("<HHH")  # type, the type of the value, length
         _, profile, major, minor, *_ = VERSIONED_HEADER.unpack(reader.take(VERSIONED_HEADER.size, "the opaque data's header"))
         if (profile, major) != (0, OPAQUE_MAJOR):
             known = f"profile 0 and version {OPAQUE_MAJOR} are read"
             raise _malformed(f"the opaque data is of profile {profile} and version {major}.{minor}; {known}")
     fields: dict[int, bytes] = {}
+    types: dict[int, int] = {}
     while reader.left >= head.size:
         if not data[reader.position :].strip(b"\0"):
-            return fields
-        kind, size = head.unpack(reader.take(head.size, "an opaque field's header"))
+            return fields, types
+        kind, *value_type, size = head.unpack(reader.take(head.size, "an opaque field's header"))
         if kind in fields:
             raise _malformed(f"opaque field {kind} is there twice")
         fields[kind] = reader.take(size, f"opaque field {kind}")
+        if value_type:
+            [types[kind]] = value_type
     if data[reader.position :].strip(b"\0"):
         raise _malformed(f"{reader.left} bytes that are no field follow the opaque data")
-    return fields
+    return fields, types
 
 
 def _pdis(value: bytes, field: Field) -> list[bytes]:

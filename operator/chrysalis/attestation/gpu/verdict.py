@@ -69,6 +69,7 @@ class DeviceFacts(Model):
     compared: int = 0  # how many of them reference values exist for
     comparison: Comparison = Comparison.NOT_COMPARED
     mismatches: list[int] = []  # indices of the reference values
+    security_versions: dict[str, int | None] = {}  # by name, those that reference values state a least one of; null: not in the report
     secure_boot: bool | None = None  # proved by the measurements alone; null where they did not match
     debug: Literal["Disabled"] | None = None
     revocation: Revocation = Revocation.NOT_CHECKED
