@@ -42,6 +42,6 @@ class Fault(StrEnum):
     STALE = "stale"  # its nextUpdate has passed
     NO_NONCE = "no-nonce"
     WRONG_NONCE = "wrong-nonce"
-    FORGED = "forged"  # signed by another key
+    FORGED = "forged"  # its signature does not hold
     TRY_LATER = "try-later"
     OTHER_CERTIFICATE = "other-certificate"

@@ -68,5 +68,7 @@ class SimulatedOcsp:
             nonce = asked.extensions.get_extension_for_class(x509.OCSPNonce).value.nonce if len(asked.extensions) else None
             if nonce is not None:
                 builder = builder.add_extension(x509.OCSPNonce(bytes(32) if fault is Fault.WRONG_NONCE else nonce), critical=False)
-        signer = ec.generate_private_key(ec.SECP384R1()) if fault is Fault.FORGED else key
-        return builder.sign(signer, hashes.SHA384()).public_bytes(Encoding.DER)
+        answer = builder.sign(key, hashes.SHA384()).public_bytes(Encoding.DER)
+        if fault is Fault.FORGED:  # the library signs with no other key than the responder's; its signature stands at the end
+            answer = answer[:-1] + bytes([answer[-1] ^ 1])
+        return answer
