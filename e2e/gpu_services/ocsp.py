@@ -1,4 +1,4 @@
-"""Simulated OCSP responder for the chains of simulated devices: each answer is signed by the key of the certificate's issuer."""
+"""Simulated OCSP responder for the chains of simulated devices and RIMs: each answer is signed by the key of the certificate's issuer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from cryptography.x509 import ocsp as builders
 
 from chrysalis.clock import Clock
 from e2e.gpu_services.faults import Fault
-from e2e.simtd.gpu import SimulatedDevice
+from e2e.simtd.gpu import RIM_NAMES, SimulatedDevice, SimulatedGpus
 
 LIFE = timedelta(hours=24)
 
 
 class SimulatedOcsp:
-    """Knows the certificates of the devices that it was told; the others, and nothing else, are unknown to it.
+    """Knows the certificates of the devices and of the RIMs' signers that it was told; the others, and nothing else, are unknown to it.
 
     revoked: serial numbers.  life: of its answers.  ahead: of its clock.
     """
@@ -35,6 +35,12 @@ class SimulatedOcsp:
         chain = device.certificates
         for place in range(1, len(chain) - 1):
             self._known[chain[place].serial_number] = (chain[place], chain[place + 1], device.keys[place + 1])
+
+    def tell_rims(self, vendor: SimulatedGpus) -> None:
+        """Answer for the signers of this vendor's RIMs from now on."""
+        for place, name in enumerate(RIM_NAMES[1:]):
+            certificate, issuer = vendor.rim_signers[place : place + 2]
+            self._known[certificate.serial_number] = (certificate, issuer, vendor.keys[name])
 
     def answer(self, body: bytes, fault: Fault = Fault.NONE) -> bytes | None:
         """The answer to a request (DER); None where that is none."""

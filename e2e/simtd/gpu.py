@@ -41,6 +41,8 @@ SWID = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
 HASH = "http://www.w3.org/2001/04/xmlenc#sha384"
 OPAQUE = "https://docs.nvidia.com/attestation/specs/latest/opaque-data.html"
 OPAQUE_BASE = 0x1000
+RIM_SIGNER = "Simulated RIM Signer"
+RIM_NAMES = ("rim-signer", "rim-ca", "rim-root")
 _SHA384_OID = bytes.fromhex("0609608648016503040202")
 _DEVTOOLS_INDEX = 9
 
@@ -141,19 +143,7 @@ class SimulatedDevice:
 
     def ocsp(self, at: datetime, place: int, *, revoked: bool = False) -> bytes:
         """An answer about the certificate at this place of the chain, signed by its issuer's key; current for a day."""
-        about, issuer = self.certificates[place], self.certificates[place + 1]
-        builder = ocsp.OCSPResponseBuilder().add_response(
-            cert=about,
-            issuer=issuer,
-            algorithm=hashes.SHA256(),
-            cert_status=ocsp.OCSPCertStatus.REVOKED if revoked else ocsp.OCSPCertStatus.GOOD,
-            this_update=at - timedelta(hours=1),
-            next_update=at + timedelta(hours=23),
-            revocation_time=at - timedelta(days=1) if revoked else None,
-            revocation_reason=None,
-        )
-        builder = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, issuer)
-        return builder.sign(self.keys[place + 1], hashes.SHA384()).public_bytes(serialization.Encoding.DER)
+        return ocsp_answer(self.certificates[place], self.certificates[place + 1], self.keys[place + 1], at, revoked=revoked)
 
     def _opaque(self, shape: ReportShape) -> dict[int, bytes]:
         fields: dict[int, bytes] = {}
@@ -192,7 +182,8 @@ class SimulatedGpus:
         root = certificate("Simulated Device Identity CA", keys["root"], None, keys["root"], authority=True)
         rim_root = certificate("Simulated RIM signing Root CA", keys["rim-root"], None, keys["rim-root"], authority=True)
         rim_ca = certificate("Simulated RIM CA", keys["rim-ca"], rim_root, keys["rim-root"], authority=True)
-        return cls(keys, {"root": root, "rim-root": rim_root, "rim-ca": rim_ca})
+        signer = certificate(RIM_SIGNER, keys["rim-signer"], rim_ca, keys["rim-ca"])
+        return cls(keys, {"root": root, "rim-root": rim_root, "rim-ca": rim_ca, "rim-signer": signer})
 
     @property
     def root_der(self) -> bytes:
@@ -203,6 +194,15 @@ class SimulatedGpus:
     def rim_root_der(self) -> bytes:
         """The root under which these RIMs are signed."""
         return self.certificates["rim-root"].public_bytes(serialization.Encoding.DER)
+
+    @property
+    def rim_signers(self) -> tuple[x509.Certificate, ...]:
+        """The certificates that a RIM carries whose shape says nothing else of its signer, the signer's own first."""
+        return tuple(self.certificates[name] for name in RIM_NAMES)
+
+    def rim_ocsp(self, at: datetime, place: int, *, revoked: bool = False) -> bytes:
+        """An answer about the certificate at this place of the RIM's chain, signed by its issuer's key; current for a day."""
+        return ocsp_answer(self.rim_signers[place], self.rim_signers[place + 1], self.keys[RIM_NAMES[place + 1]], at, revoked=revoked)
 
     def device(self, architecture: str = HOPPER, chip: str = "") -> SimulatedDevice:
         """A new device with an identity of its own; chip: another name than its architecture's in the certificates."""
@@ -220,10 +220,10 @@ class SimulatedGpus:
 
     def rim(self, shape: RimShape) -> bytes:
         """A signed SWID tag with these active measurements; all the others are there and inactive."""
-        signer_key = self.keys["rim-signer"]
-        signer = certificate(
-            "Simulated RIM Signer", signer_key, self.certificates["rim-ca"], self.keys["rim-ca"], not_after=shape.not_after
-        )
+        signer_key, signers = self.keys["rim-signer"], self.rim_signers
+        if shape.not_after != NOT_AFTER:
+            other = certificate(RIM_SIGNER, signer_key, signers[1], self.keys["rim-ca"], not_after=shape.not_after)
+            signers = (other, *signers[1:])
         tag = swid(shape)
         if shape.edit is not None:
             shape.edit(tag)
@@ -233,8 +233,7 @@ class SimulatedGpus:
             digest_algorithm=DigestAlgorithm.SHA384,
             c14n_algorithm=CanonicalizationMethod.CANONICAL_XML_1_1,
         )
-        chain = [signer, self.certificates["rim-ca"], self.certificates["rim-root"]]
-        signed = signing.sign(tag, key=signer_key, cert=chain)
+        signed = signing.sign(tag, key=signer_key, cert=list(signers))
         return bytes(etree.tostring(signed))
 
 
@@ -293,6 +292,24 @@ def certificate(
     if extension is not None:
         builder = builder.add_extension(extension, critical=critical)
     return builder.sign(issuer_key, hashes.SHA384())
+
+
+def ocsp_answer(
+    about: x509.Certificate, issuer: x509.Certificate, key: ec.EllipticCurvePrivateKey, at: datetime, *, revoked: bool = False
+) -> bytes:
+    """An answer (DER) in the issuer's name, signed by this key; it began an hour before and ends 23 hours after the stated time."""
+    builder = ocsp.OCSPResponseBuilder().add_response(
+        cert=about,
+        issuer=issuer,
+        algorithm=hashes.SHA256(),
+        cert_status=ocsp.OCSPCertStatus.REVOKED if revoked else ocsp.OCSPCertStatus.GOOD,
+        this_update=at - timedelta(hours=1),
+        next_update=at + timedelta(hours=23),
+        revocation_time=at - timedelta(days=1) if revoked else None,
+        revocation_reason=None,
+    )
+    builder = builder.responder_id(ocsp.OCSPResponderEncoding.HASH, issuer)
+    return builder.sign(key, hashes.SHA384()).public_bytes(serialization.Encoding.DER)
 
 
 def raw_signature(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:

@@ -49,12 +49,19 @@ HELP: dict[str, tuple[str, list[str]]] = {
             "eventlog replay ccel.bin --rtmr 0=$RTMR -o json",
         ],
     ),
-    "gpu rim": ("", ["gpu rim driver.swidtag vbios.swidtag -o json > reference.json"]),
+    "gpu rim": (
+        "",
+        [
+            "gpu rim driver.swidtag vbios.swidtag -o json > reference.json",
+            "gpu rim driver.swidtag --ocsp-url https://ocsp.ndis.nvidia.com --revocation Required",
+        ],
+    ),
     "gpu verify": (
         "",
         [
             "gpu verify evidence.json --nonce $NONCE --rim driver.swidtag --rim vbios.swidtag",
             "gpu verify report.bin --chain chain.pem --nonce $NONCE --policy policy.yaml -o json",
+            "gpu verify evidence.json --nonce $NONCE --rim driver.swidtag --ocsp signer.der --ocsp ca.der",
         ],
     ),
     "infer": (

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from chrysalis.attestation.gpu.nras import ISSUER
 from chrysalis.clock import SystemClock
-from chrysalis.wire.gpu_service_settings import NRAS_URL, OCSP_URL, GpuServiceSettings
-from chrysalis.wire.gpu_services import GpuServices
+from chrysalis.wire.gpu_service_settings import NRAS_URL, OCSP_URL, GpuServiceSettings, OcspSettings
+from chrysalis.wire.gpu_services import GpuServices, OcspClient
 
 Callback = Callable[..., int]
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -37,6 +37,16 @@ def gpu_service_options(callback: Callback) -> Callback:
     for option in reversed(OPTIONS):
         with_services = option(with_services)
     return with_services
+
+
+def ocsp_client(url: str, authorities: Path | None) -> OcspClient:
+    """Who is asked about certificates, by `--ocsp-url` and `--gpu-services-ca`; raises click.UsageError."""
+    try:
+        return OcspClient(OcspSettings.model_validate({"url": url, "caFile": authorities}), SystemClock())
+    except ValidationError as error:
+        raise click.UsageError(f"--ocsp-url: {error.errors()[0]['msg']}") from error
+    except OSError as error:
+        raise click.UsageError(f"--gpu-services-ca cannot be used: {error}") from error
 
 
 def services(

@@ -108,7 +108,11 @@ def _check_checkable(sent: Sequence[GpuDevice]) -> None:
 
 def authorities(sent: Sequence[GpuDevice]) -> list[Pair]:
     """The certificates that OCSP is asked about, each once; raises GpuError."""
-    pairs = [pair for device in devices(sent) for pair in chain.read(device.chain).revocable]
+    return each_once([pair for device in devices(sent) for pair in chain.read(device.chain).revocable])
+
+
+def each_once(pairs: Sequence[Pair]) -> list[Pair]:
+    """The certificates without those that come again; all devices of a make, and all RIMs, share their authorities."""
     return list({certificate.fingerprint(hashes.SHA256()): (certificate, issuer) for certificate, issuer in pairs}.values())
 
 

@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import AuthorityInformationAccessOID
 
-from chrysalis.attestation.gpu import chain, evidence, rim
+from chrysalis.api.policy_gpu import GpuRevocation
+from chrysalis.attestation.gpu import chain, evidence, rim, rim_signers
 from chrysalis.attestation.gpu.appraisal import appraise_gpus
 from chrysalis.attestation.gpu.evidence import GpuEvidence
 from chrysalis.attestation.gpu.reasons import GpuError
@@ -111,6 +114,20 @@ def test_real_rims(vectors: Path, file: str, kind: str, version: str, active: in
     values = rim.digest((vectors / NVTRUST / file).read_bytes(), at=AT)
     assert (values.kind, values.version, values.architecture, len(values.values)) == (kind, version, "Hopper", active)
     assert rim.digest((vectors / NVTRUST / file).read_bytes(), at=AT) == values
+
+
+@pytest.mark.parametrize("file", ["Driver_RIM_test_no_gpu.swidtag", "1010_0200_882_96005E0001_PROD.swidtag"])
+def test_nvidias_responder_knows_every_certificate_below_the_rim_root(vectors: Path, file: str) -> None:
+    signers = rim.read((vectors / NVTRUST / file).read_bytes(), at=AT).signers
+    pairs = rim_signers.revocable(signers)
+    assert [certificate for certificate, _ in pairs] == list(signers[:3])
+    for certificate, _ in pairs:
+        [service] = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+        assert service.access_method == AuthorityInformationAccessOID.OCSP
+    assert rim_signers.revocation(signers, [], at=AT) == "NotChecked"
+    with pytest.raises(GpuError) as refused:
+        rim_signers.revocation(signers, [], at=AT, rule=GpuRevocation.REQUIRED)
+    assert refused.value.reason == "RimRevocationNotChecked"
 
 
 def test_comparison_with_the_rims_of_other_versions(vectors: Path, stated: dict[str, dict[str, Any]]) -> None:

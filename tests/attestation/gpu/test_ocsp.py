@@ -110,6 +110,13 @@ def test_too_many() -> None:
         ocsp.read([b""] * 65)
 
 
+def test_of_several_good_answers_the_last_end_counts() -> None:
+    pair = (DEVICE.certificates[PLACE], DEVICE.certificates[PLACE + 1])
+    given = [DEVICE.ocsp(AT - timedelta(hours=hours), PLACE) for hours in (2, 0, 1)]
+    assert ocsp.good_until(*pair, ocsp.read(given), AT) == AT + timedelta(hours=23)
+    assert ocsp.good_until(*pair, ocsp.read([DEVICE.ocsp(AT, 1)]), AT) is None
+
+
 def test_in_an_appraisal(world: World, reasons: Reasons) -> None:
     required = world.rules(revocation="Required")
     good = _answers(world.hopper[0])

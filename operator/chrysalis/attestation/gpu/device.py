@@ -168,27 +168,20 @@ def _revocation(judged: Judged, chain: chains.Chain, answers: Sequence[ocsp.Answ
     """Good once every authority's certificate below the root has a good answer; the device's own is not in NVIDIA's OCSP.
 
     A chain that was sent without its root is not wholly checked: the issuer of its last authority is not at hand to check with.
-    Of several answers about one certificate, one that says revoked decides: an older one may still be current.
     """
     checked = 0
     asked = chain.revocable
     for certificate, issuer in asked:
-        about = [answer for answer in answers if answer.is_about(certificate, issuer)]
-        failures: list[GpuError] = []
-        good: list[datetime] = []
-        for answer in about:
-            try:
-                good.append(answer.check(certificate, issuer, at))
-            except GpuError as error:
-                failures.append(error)
-        revoked = [error for error in failures if error.reason == _R.GPU_CERTIFICATE_REVOKED]
-        if revoked:
-            judged.facts["revocation"] = Revocation.REVOKED
-        if good and not revoked:
-            _limit(judged, max(good), "gpuOcsp.nextUpdate")
+        try:
+            until = ocsp.good_until(certificate, issuer, answers, at)
+        except GpuError as error:
+            if error.reason is _R.GPU_CERTIFICATE_REVOKED:
+                judged.facts["revocation"] = Revocation.REVOKED
+            judged.findings.append(Finding.from_error(error, judged.index))
+            continue
+        if until is not None:
+            _limit(judged, until, "gpuOcsp.nextUpdate")
             checked += 1
-        else:
-            judged.findings += [Finding.from_error(error, judged.index) for error in (revoked or failures)[:1]]
     if asked and checked == len(asked) and chain.complete:
         judged.facts["revocation"] = Revocation.GOOD
 

@@ -1,4 +1,4 @@
-"""OCSP answers about a device's certificates (RFC 6960): checked here, fetched by whoever wants revocation checked.
+"""OCSP answers about certificates of devices and of RIMs (RFC 6960): checked here, fetched by whoever wants revocation checked.
 
 An answer counts only when the certificate's issuer signed it, or a responder that the issuer appointed (extended key usage
 OCSPSigning), and when it is current at the stated time.
@@ -96,6 +96,27 @@ class Answer:
             if _appointed(candidate, issuer, at):
                 return candidate
         raise GpuError(_R.GPU_OCSP_INVALID, "the OCSP answer is signed by none whom the certificate's issuer appointed")
+
+
+def good_until(certificate: x509.Certificate, issuer: x509.Certificate, answers: Sequence[Answer], at: datetime) -> datetime | None:
+    """Until when the answers about this certificate say that it is good; None where none is about it.
+
+    Of several, one that says revoked decides: an older one may still be current.  A good one needs no others.  Raises GpuError:
+    GpuCertificateRevoked, or GpuOcspInvalid, GpuOcspExpired of the first where none is good.
+    """
+    failures: list[GpuError] = []
+    good: list[datetime] = []
+    for answer in answers:
+        if not answer.is_about(certificate, issuer):
+            continue
+        try:
+            good.append(answer.check(certificate, issuer, at))
+        except GpuError as error:
+            failures.append(error)
+    revoked = [error for error in failures if error.reason is _R.GPU_CERTIFICATE_REVOKED]
+    if revoked or (failures and not good):
+        raise (revoked or failures)[0]
+    return max(good, default=None)
 
 
 def read(responses: Sequence[bytes]) -> list[Answer]:

@@ -52,6 +52,8 @@ class GpuReason(StrEnum):
     RIM_SIGNATURE_INVALID = "RimSignatureInvalid"
     RIM_SIGNER_INVALID = "RimSignerInvalid"
     RIM_EXPIRED = "RimExpired"
+    RIM_SIGNER_REVOKED = "RimSignerRevoked"
+    RIM_REVOCATION_NOT_CHECKED = "RimRevocationNotChecked"
     # The set of devices
     GPU_EVIDENCE_MISSING = "GpuEvidenceMissing"
     GPU_COUNT_MISMATCH = "GpuCountMismatch"
@@ -120,6 +122,11 @@ REMEDIES: dict[GpuReason, str] = {
     _R.RIM_SIGNATURE_INVALID: "do not use this RIM: its signature does not match its bytes",
     _R.RIM_SIGNER_INVALID: "do not use this RIM: it was not signed under the trusted RIM root",
     _R.RIM_EXPIRED: "get the RIM that NVIDIA signed anew, or judge at a time within its certificates' validity",
+    _R.RIM_SIGNER_REVOKED: "use neither this RIM nor values digested from it; get the one that NVIDIA signed anew under other certificates",
+    _R.RIM_REVOCATION_NOT_CHECKED: (
+        "give the RIM as NVIDIA signed it, with an OCSP answer for each certificate below its root (--ocsp), or a responder to ask"
+        " (--ocsp-url); or allow Optional"
+    ),
     _R.GPU_EVIDENCE_MISSING: "send evidence of every GPU that the trust domain sees; the policy requires it",
     _R.GPU_COUNT_MISMATCH: "give the trust domain as many GPUs as gpu.count says, and send evidence of each",
     _R.GPU_NOT_UNIQUE: "send each GPU's report once",
@@ -142,7 +149,7 @@ REMEDIES: dict[GpuReason, str] = {
         " let the policy's gpu.backend be Local and its gpu.revocation Optional"
     ),
     _R.GPU_SERVICE_REFUSED: "compare what the machine sends with what NVIDIA's service takes, or let the policy's gpu.backend be Local",
-    _R.GPU_SERVICE_UNAVAILABLE: "try again; if it stays, look at the service that gpu.nras or gpu.ocsp names and at the way to it",
+    _R.GPU_SERVICE_UNAVAILABLE: "try again; if it stays, look at the service that the settings or options name, and at the way to it",
 }
 
 

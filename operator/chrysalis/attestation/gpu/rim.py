@@ -11,6 +11,7 @@ import hashlib
 import hmac
 import json
 import re
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -50,7 +51,20 @@ _CBOR = tuple(bytes([tag]) for tag in (0xD2, 0xD8, 0xD9))
 _R = GpuReason
 
 
+@dataclass(frozen=True)
+class Rim:
+    """A RIM whose signature holds."""
+
+    values: GpuReferenceValues
+    signers: tuple[x509.Certificate, ...]  # the signer's certificate first, the trusted root last
+
+
 def digest(data: bytes, *, at: datetime | None, root_sha256: str = NVIDIA_RIM_ROOT_SHA256) -> GpuReferenceValues:
+    """The reference values of a RIM that holds (`read`); raises GpuError."""
+    return read(data, at=at, root_sha256=root_sha256).values
+
+
+def read(data: bytes, *, at: datetime | None, root_sha256: str = NVIDIA_RIM_ROOT_SHA256) -> Rim:
     """Check a RIM (SWID, or the RIM service's JSON around it) and take its active measurements; raises GpuError.
 
     1. Form: bounded XML without a document type, a SWID tag with one Meta, one Payload and one Signature.
@@ -62,9 +76,9 @@ def digest(data: bytes, *, at: datetime | None, root_sha256: str = NVIDIA_RIM_RO
     """
     data = unwrapped(data)
     tag = _parse(data)
-    signer, expires = _signer(tag, at, root_sha256)
-    signed = _verified(data, signer)
-    return _values(signed, expires)
+    signers = _signers(tag, at, root_sha256)
+    signed = _verified(data, signers[0])
+    return Rim(_values(signed, min(certificate.not_valid_after_utc for certificate in signers)), signers)
 
 
 def unwrapped(data: bytes) -> bytes:
@@ -137,8 +151,8 @@ def _parser() -> etree.XMLParser:
     )
 
 
-def _signer(tag: etree._Element, at: datetime | None, root_sha256: str) -> tuple[x509.Certificate, datetime]:
-    """The signing certificate, and when the first of its chain ends."""
+def _signers(tag: etree._Element, at: datetime | None, root_sha256: str) -> tuple[x509.Certificate, ...]:
+    """The signing certificate and those above it, up to the trusted root."""
     texts = [element.text or "" for element in tag.iterfind(f"{DSIG}Signature/{DSIG}KeyInfo/{DSIG}X509Data/{DSIG}X509Certificate")]
     if not 2 <= len(texts) <= MAX_CERTIFICATES:
         raise GpuError(_R.RIM_SIGNER_INVALID, f"the RIM carries {len(texts)} certificates; 2 to {MAX_CERTIFICATES} make a chain")
@@ -157,7 +171,7 @@ def _signer(tag: etree._Element, at: datetime | None, root_sha256: str) -> tuple
             span = f"{rfc3339(certificate.not_valid_before_utc)} to {rfc3339(certificate.not_valid_after_utc)}"
             name = common_name(certificate)
             raise GpuError(_R.RIM_EXPIRED, f"the RIM's signing certificate {name!r} is not valid at the stated time", span)
-    return certificates[0], min(certificate.not_valid_after_utc for certificate in certificates)
+    return tuple(certificates)
 
 
 def _verified(data: bytes, signer: x509.Certificate) -> etree._Element:
