@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sqlite3
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from sqlalchemy.exc import DataError, IntegrityError, InterfaceError, InternalError, OperationalError, ProgrammingError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from chrysalis.broker import database
+from chrysalis.broker import database, openapi
 from chrysalis.broker.group_commit import GroupCommit
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 
@@ -42,6 +43,51 @@ def test_who_lacks_credentials_is_told_of_which_kind(world: World, reasons: Reas
     answer = world.http.get("/v1/results")
     assert (answer.status_code, reasons(answer), answer.headers["www-authenticate"]) == (401, ["CallerUnauthenticated"], "Bearer")
     assert "www-authenticate" not in world.reading("/v1/results").headers
+
+
+STATED = [
+    # Content-Type of a body that cannot be read, status
+    ("text/plain", 415),
+    ("application/x-www-form-urlencoded", 415),
+    ("multipart/form-data; boundary=x", 415),
+    ("application/cbor", 415),
+    ("application/problem+json", 415),
+    ("application/json-seq", 415),
+    ("text/json; charset=application/json", 415),
+    ("json", 415),
+    ("application/json", 400),  # the twins: it is no JSON, but nobody said that it was something else
+    ("Application/JSON", 400),
+    ("application/json; charset=utf-8", 400),
+    (" application/json ;x=y", 400),
+    ("", 400),
+    (None, 400),
+]
+
+
+@pytest.mark.parametrize("operation", [one for one in openapi.OPERATIONS if one.body], ids=lambda operation: operation.name)
+def test_a_body_that_cannot_be_read_and_says_it_is_no_json(world: World, reasons: Reasons, operation: openapi.Operation) -> None:
+    path = operation.path.replace("{key_id}", "acme").replace("{name}", "workers")
+    for stated, status in STATED:
+        headers = {} if stated is None else {"content-type": stated}
+        headers |= {"authorization": f"Bearer {world.token(world.acme)}"} if operation.caller else {}
+        for content in (b"no JSON", b"{}", b""):
+            answer = world.http.request(operation.method, path, content=content, headers=headers)
+            reason = "ContentTypeUnsupported" if status == 415 else "MessageMalformed"
+            assert (answer.status_code, reasons(answer)) == (status, [reason]), stated
+            assert answer.headers.get("accept") == ("application/json" if status == 415 else None)
+            assert status != 415 or "application/json" in answer.json()["remedy"]
+
+
+@pytest.mark.parametrize("stated", ["application/x-www-form-urlencoded", "text/plain", "application/json", ""])  # curl's own comes first
+def test_a_body_that_can_be_read_is_taken_whatever_it_is_called(world: World, stated: str) -> None:
+    headers = {"content-type": stated}
+    evidence = world.domain(world.acme).evidence().model_dump_json(by_alias=True)
+    accepted = world.http.post("/v1/attest", content=evidence, headers=headers)
+    assert accepted.status_code == 200
+    release = json.dumps({"resultId": accepted.json()["resultId"]})
+    assert world.http.post("/v1/keys/acme:release", content=release, headers=headers).status_code == 200
+    for path in ("/v1/challenge", "/v1/results/x:revoke"):  # what stands in these bodies means nothing
+        assert world.http.post(path, content=b"no JSON", headers=headers).status_code in (200, 401)
 
 
 def test_no_cache_keeps_an_answer(world: World) -> None:

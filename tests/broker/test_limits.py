@@ -110,6 +110,15 @@ def test_envelopes_that_nobody_signed_end(world: World, reasons: Reasons, path: 
     assert world.put_policy(world.acme, version=2).status_code == 201
 
 
+@pytest.mark.parametrize("stated", ["application/json", "text/plain"])
+def test_messages_that_cannot_be_read_end(world: World, reasons: Reasons, stated: str) -> None:
+    limits = LimitSettings.model_validate({"requestsPerSecond": 1_000_000, "unprovenCalls": 3})
+    object.__setattr__(world.deps, "limits", Limits(limits, 8, world.clock))
+    said = [reasons(world.http.put("/v1/keys/acme", content=b"x", headers={"content-type": stated}))[0] for _ in range(5)]
+    assert said == [said[0]] * 3 + ["TooManyRequests"] * 2
+    assert said[0] != "TooManyRequests"
+
+
 def test_one_result_asks_for_its_key_now_and_then(world: World, reasons: Reasons) -> None:
     """Clients see the result's id in the worker's token; each of their requests would ask the key service."""
     result = world.attest(world.domain(world.acme)).json()["resultId"]

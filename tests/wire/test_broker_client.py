@@ -51,7 +51,7 @@ def test_unusable_answers(name: str, answer: httpx.Response, reason: WireReason)
     assert caught.value.reason == reason
 
 
-@pytest.mark.parametrize(("status", "retryable"), [(403, False), (409, False), (429, True), (503, True)])
+@pytest.mark.parametrize(("status", "retryable"), [(403, False), (409, False), (415, False), (429, True), (503, True)])
 def test_refusals_say_whether_to_try_again(status: int, retryable: bool) -> None:
     with pytest.raises(Refused) as caught:
         ask(lambda request: problem(status))

@@ -65,7 +65,26 @@ def _too_large(limit: int) -> BrokerError:
     return BrokerError(BrokerReason.MESSAGE_TOO_LARGE, f"the message is over {limit} bytes", "send less")
 
 
-def parse(model: type[M], raw: bytes) -> M:
+async def message(request: Request, model: type[M], limit: int) -> M:
+    """The request's body as a message of this type.
+
+    What can be read is taken, whatever its Content-Type says: curl calls every body a form unless it is told otherwise.  Raises
+    BrokerError: those of `body`; MessageMalformed; ContentTypeUnsupported for what cannot be read and does not say that it is JSON
+    (RFC 9110, section 15.5.16: because of its stated type, or of what it is seen to be).
+    """
+    raw = await body(request, limit)
+    try:
+        return _parsed(model, raw)
+    except BrokerError as error:
+        stated = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if stated in ("", JSON):  # who states none leaves it to the reader (RFC 9110, section 8.3)
+            raise
+        words = f"the message cannot be read as {model.__name__}, and its Content-Type is not application/json"
+        remedy = "send JSON, with the header Content-Type: application/json"
+        raise BrokerError(BrokerReason.CONTENT_TYPE_UNSUPPORTED, words, remedy, error.detail) from None
+
+
+def _parsed(model: type[M], raw: bytes) -> M:
     """A message of this type; raises BrokerError (MessageMalformed) that never repeats the input."""
     try:
         return model.model_validate_json(raw)
@@ -131,4 +150,6 @@ def problem(error: ChrysalisError, status: int) -> Response:
         headers["retry-after"] = "1"
     if status == 401:
         headers["www-authenticate"] = "Bearer"  # RFC 9110, section 15.5.2
+    if status == 415:
+        headers["accept"] = JSON  # RFC 9110, section 12.5.1: in an answer, what the next request may send
     return Response(document.model_dump_json(by_alias=True), status_code=status, media_type=PROBLEM, headers=headers)

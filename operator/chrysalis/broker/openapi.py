@@ -32,6 +32,9 @@ VERDICT = {"type": "string", "enum": ["Accepted", "Refused"]}
 ALWAYS = (400, 429, 503)
 """Any operation: a malformed message or query; limits; a database or another service that does not answer."""
 WITH_BODY = (408, 413)
+"""Where a body is read, also one that says nothing."""
+UNSUPPORTED = 415
+"""Where a message is read."""
 WITH_CALLER = (401, 403)
 
 OWNERS_CREDENTIAL = (
@@ -252,7 +255,14 @@ def document(operations: Iterable[Operation] = OPERATIONS) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": schemas["$defs"],
-            "responses": {"Problem": {"description": "Refused, and why.", "content": {PROBLEM: {"schema": _reference(broker.Problem)}}}},
+            "responses": {
+                "Problem": {"description": "Refused, and why.", "content": {PROBLEM: {"schema": _reference(broker.Problem)}}},
+                "ContentTypeUnsupported": {
+                    "description": f"The body cannot be read, and does not say that it is {JSON}.",
+                    "headers": {"Accept": {"description": "The type to send.", "required": True, "schema": {"const": JSON}}},
+                    "content": {PROBLEM: {"schema": _reference(broker.Problem)}},
+                },
+            },
             "securitySchemes": {
                 "ownerToken": {"type": "http", "scheme": "bearer", "description": OWNERS_CREDENTIAL},
                 "openIdConnect": {"type": "http", "scheme": "bearer", "description": "Token of an issuer that the settings list."},
@@ -287,7 +297,7 @@ def main(argv: list[str]) -> int:
 
 
 def _operation(operation: Operation) -> dict[str, Any]:
-    problems = {*ALWAYS, *operation.problems, *(WITH_BODY if operation.body else ())}
+    problems = {*ALWAYS, *operation.problems, *((*WITH_BODY, UNSUPPORTED) if operation.body else ())}
     if operation.caller or operation.optional_caller:
         problems |= set(WITH_CALLER)
     described: dict[str, Any] = {
@@ -300,12 +310,16 @@ def _operation(operation: Operation) -> dict[str, Any]:
         ],
         "responses": {
             **{str(status): _answer(found) for status, found in operation.answers.items()},
-            **{str(status): {"$ref": "#/components/responses/Problem"} for status in sorted(problems)},
+            **{str(status): _problem(status) for status in sorted(problems)},
         },
     }
     if operation.body is not None:
         described["requestBody"] = {"required": True, "content": {JSON: {"schema": _reference(operation.body)}}}
     return described
+
+
+def _problem(status: int) -> dict[str, str]:
+    return {"$ref": f"#/components/responses/{'ContentTypeUnsupported' if status == UNSUPPORTED else 'Problem'}"}
 
 
 def _answer(found: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ class BrokerReason(StrEnum):
     MESSAGE_MALFORMED = "MessageMalformed"
     MESSAGE_TOO_LARGE = "MessageTooLarge"
     MESSAGE_TOO_SLOW = "MessageTooSlow"
+    CONTENT_TYPE_UNSUPPORTED = "ContentTypeUnsupported"
     NOT_FOUND = "NotFound"
     METHOD_NOT_ALLOWED = "MethodNotAllowed"
     BUSY = "Busy"
@@ -85,6 +86,7 @@ STATUS: dict[BrokerReason, int] = {
     BrokerReason.MESSAGE_MALFORMED: 400,
     BrokerReason.MESSAGE_TOO_LARGE: 413,
     BrokerReason.MESSAGE_TOO_SLOW: 408,
+    BrokerReason.CONTENT_TYPE_UNSUPPORTED: 415,
     BrokerReason.NOT_FOUND: 404,
     BrokerReason.METHOD_NOT_ALLOWED: 405,
     BrokerReason.BUSY: 429,

@@ -20,7 +20,13 @@ from chrysalis.errors import ChrysalisError
 from chrysalis.wire.reasons import WireError
 
 UNSIGNED = frozenset(
-    {BrokerReason.OWNER_NOT_ALLOWED, BrokerReason.PUBLISHER_NOT_ALLOWED, BrokerReason.MESSAGE_MALFORMED, BrokerReason.MESSAGE_TOO_LARGE}
+    {
+        BrokerReason.OWNER_NOT_ALLOWED,
+        BrokerReason.PUBLISHER_NOT_ALLOWED,
+        BrokerReason.MESSAGE_MALFORMED,
+        BrokerReason.MESSAGE_TOO_LARGE,
+        BrokerReason.CONTENT_TYPE_UNSUPPORTED,
+    }
 )
 UNAUTHENTICATED = frozenset({BrokerReason.CALLER_UNAUTHENTICATED, BrokerReason.CREDENTIAL_FOR_ANOTHER_BROKER})
 

@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 
 from chrysalis.api.policy import Envelope
 from chrysalis.broker.deps import Deps
-from chrysalis.broker.messages import MAX_ENVELOPE_BODY, MAX_SMALL_BODY, answer, body, label, parse, result_name
+from chrysalis.broker.messages import MAX_ENVELOPE_BODY, MAX_SMALL_BODY, answer, body, label, message, result_name
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.routes.authentication import changer_of, signed_message
 from chrysalis.broker.server import PEER_CERTIFICATE
@@ -36,7 +36,7 @@ def register(app: FastAPI, deps: Deps) -> None:
     @app.put("/v1/keys/{key_id}")
     async def put_key(request: Request, key_id: str) -> Response:
         with signed_message(request, deps):
-            envelope = parse(Envelope, await body(request, MAX_ENVELOPE_BODY))
+            envelope = await message(request, Envelope, MAX_ENVELOPE_BODY)
             await carried(request, envelope)
             created = await to_thread.run_sync(deps.records.put_key, label(key_id), envelope, limiter=deps.key_calls)
         return Response(status_code=201 if created else 200)
@@ -44,7 +44,7 @@ def register(app: FastAPI, deps: Deps) -> None:
     @app.put("/v1/policies/{name}")
     async def put_policy(request: Request, name: str) -> Response:
         with signed_message(request, deps):
-            envelope = parse(Envelope, await body(request, MAX_ENVELOPE_BODY))
+            envelope = await message(request, Envelope, MAX_ENVELOPE_BODY)
             await carried(request, envelope)
             created = await run_in_threadpool(deps.records.put_policy, label(name), envelope)
         return Response(status_code=201 if created else 200)

@@ -7,7 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from chrysalis.api.policy import Envelope
 from chrysalis.broker.deps import Deps
-from chrysalis.broker.messages import MAX_ENVELOPE_BODY, answer, body, parse
+from chrysalis.broker.messages import MAX_ENVELOPE_BODY, answer, message
 from chrysalis.broker.origins import origin_of
 from chrysalis.broker.routes.authentication import signed_message
 
@@ -18,7 +18,7 @@ def register(app: FastAPI, deps: Deps) -> None:
     @app.put("/v1/reference-values")
     async def put_reference_values(request: Request) -> Response:
         with signed_message(request, deps):
-            envelope = parse(Envelope, await body(request, MAX_ENVELOPE_BODY))
+            envelope = await message(request, Envelope, MAX_ENVELOPE_BODY)
             created = await run_in_threadpool(deps.references.put, envelope)
         return Response(status_code=201 if created else 200)
 

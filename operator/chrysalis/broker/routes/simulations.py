@@ -7,7 +7,7 @@ from starlette.concurrency import run_in_threadpool
 
 from chrysalis.api.policy import SignedPolicy
 from chrysalis.broker.deps import Deps
-from chrysalis.broker.messages import MAX_ENVELOPE_BODY, answer, body, label, parse
+from chrysalis.broker.messages import MAX_ENVELOPE_BODY, answer, label, message
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.broker.routes.authentication import caller_of
 
@@ -22,7 +22,7 @@ def register(app: FastAPI, deps: Deps) -> None:
             raise BrokerError(
                 BrokerReason.CALLER_NOT_ALLOWED, "only an owner may try a policy on its evidence", "send a token signed by the owner's key"
             )
-        policy = parse(SignedPolicy, await body(request, MAX_ENVELOPE_BODY))
+        policy = await message(request, SignedPolicy, MAX_ENVELOPE_BODY)
         if policy.name != label(name):
             raise BrokerError(
                 BrokerReason.NAME_MISMATCH,

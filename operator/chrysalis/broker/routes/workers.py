@@ -13,7 +13,7 @@ from starlette.routing import Match, Route
 from starlette.types import Scope
 
 from chrysalis.broker.deps import Deps
-from chrysalis.broker.messages import MAX_EVIDENCE_BODY, MAX_SMALL_BODY, answer, body, label, parameters, parse, result_name
+from chrysalis.broker.messages import MAX_EVIDENCE_BODY, MAX_SMALL_BODY, answer, body, label, message, parameters, result_name
 from chrysalis.broker.origins import origin_of
 from chrysalis.broker.reasons import BrokerError
 from chrysalis.broker.standing import Standings
@@ -37,7 +37,7 @@ def register(app: FastAPI, deps: Deps) -> None:
         origin = origin_of(client.host if client else None)
         standing = await deps.limits.attempt(origin)
         try:
-            evidence = parse(Evidence, await body(request, MAX_EVIDENCE_BODY))  # before it has a place: a slow sender holds none
+            evidence = await message(request, Evidence, MAX_EVIDENCE_BODY)  # before it has a place: a slow sender holds none
             async with deps.limits.attestation(origin, standing):
                 result = await to_thread.run_sync(deps.attestor.attest, evidence, limiter=deps.limits.judges)
         except BrokerError as error:
@@ -48,11 +48,11 @@ def register(app: FastAPI, deps: Deps) -> None:
         return answer(result)
 
     async def release(request: Request) -> Response:
-        message = parse(ReleaseRequest, await body(request, MAX_SMALL_BODY))
-        message = message.model_copy(update={"result_id": result_name(message.result_id)})
-        deps.limits.release(origin_of(request.client.host if request.client else None), message.result_id)
+        asked = await message(request, ReleaseRequest, MAX_SMALL_BODY)
+        asked = asked.model_copy(update={"result_id": result_name(asked.result_id)})
+        deps.limits.release(origin_of(request.client.host if request.client else None), asked.result_id)
         key_id = label(request.path_params["key_id"])
-        return answer(await to_thread.run_sync(deps.results.release, key_id, message, limiter=deps.key_calls))
+        return answer(await to_thread.run_sync(deps.results.release, key_id, asked, limiter=deps.key_calls))
 
     @app.get("/v1/results/{result_id}:standing")
     async def standing(request: Request, result_id: str) -> Response:
