@@ -79,9 +79,7 @@ async def message(request: Request, model: type[M], limit: int) -> M:
         stated = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if stated in ("", JSON):  # who states none leaves it to the reader (RFC 9110, section 8.3)
             raise
-        words = f"the message cannot be read as {model.__name__}, and its Content-Type is not application/json"
-        remedy = "send JSON, with the header Content-Type: application/json"
-        raise BrokerError(BrokerReason.CONTENT_TYPE_UNSUPPORTED, words, remedy, error.detail) from None
+        raise unsupported(model.__name__, error.detail) from None
 
 
 def _parsed(model: type[M], raw: bytes) -> M:
@@ -91,6 +89,16 @@ def _parsed(model: type[M], raw: bytes) -> M:
     except ValidationError as error:
         found = error.errors(include_input=False, include_url=False, include_context=False)
         raise malformed(model.__name__, "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in found[:8])[:1024]) from None
+
+
+def unsupported(what: str, detail: str) -> BrokerError:
+    """The error for a message that cannot be read and that says itself that it is no JSON."""
+    return BrokerError(
+        BrokerReason.CONTENT_TYPE_UNSUPPORTED,
+        f"the message cannot be read as {what}, and its Content-Type is not application/json",
+        "send JSON, with the header Content-Type: application/json",
+        detail,
+    )
 
 
 def malformed(what: str, detail: str) -> BrokerError:

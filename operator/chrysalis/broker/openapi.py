@@ -1,14 +1,15 @@
 """The broker's API as an OpenAPI 3.1 document: `python -m chrysalis.broker.openapi docs/wire`; served at /v1/openapi.json.
 
-Schemas come from the wire models, operations from the table here; a test holds the table against the routes, the committed
-file against this module, and (schemathesis) the answers against both.
+Schemas come from the wire models, examples from chrysalis.broker.openapi_examples, operations from the table here; tests hold the
+table against the routes, the examples against their schemas, the committed file against this module, and (schemathesis) the answers
+against both.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from pydantic.json_schema import models_json_schema
 
 from chrysalis.api.base import Model
 from chrysalis.api.policy import Envelope, SignedPolicy
+from chrysalis.broker import openapi_examples as examples
 from chrysalis.broker.messages import JSON, PROBLEM
 from chrysalis.wire import broker, broker_evidence, broker_views, bundle, changes, recalls, reference
 
@@ -256,11 +258,11 @@ def document(operations: Iterable[Operation] = OPERATIONS) -> dict[str, Any]:
         "components": {
             "schemas": schemas["$defs"],
             "responses": {
-                "Problem": {"description": "Refused, and why.", "content": {PROBLEM: {"schema": _reference(broker.Problem)}}},
+                "Problem": {"description": "Refused, and why.", "content": _problem_content("Problem")},
                 "ContentTypeUnsupported": {
                     "description": f"The body cannot be read, and does not say that it is {JSON}.",
                     "headers": {"Accept": {"description": "The type to send.", "required": True, "schema": {"const": JSON}}},
-                    "content": {PROBLEM: {"schema": _reference(broker.Problem)}},
+                    "content": _problem_content("ContentTypeUnsupported"),
                 },
             },
             "securitySchemes": {
@@ -309,12 +311,13 @@ def _operation(operation: Operation) -> dict[str, Any]:
             *({"name": name, "in": "query", "required": False, "schema": schema} for name, schema in operation.query),
         ],
         "responses": {
-            **{str(status): _answer(found) for status, found in operation.answers.items()},
+            **{str(status): _answer(found, examples.ANSWERS.get(operation.name, {})) for status, found in operation.answers.items()},
             **{str(status): _problem(status) for status in sorted(problems)},
         },
     }
     if operation.body is not None:
-        described["requestBody"] = {"required": True, "content": {JSON: {"schema": _reference(operation.body)}}}
+        asked = {operation.name: examples.REQUESTS[operation.name]}
+        described["requestBody"] = {"required": True, "content": {JSON: _content(_reference(operation.body), asked)}}
     return described
 
 
@@ -322,7 +325,15 @@ def _problem(status: int) -> dict[str, str]:
     return {"$ref": f"#/components/responses/{'ContentTypeUnsupported' if status == UNSUPPORTED else 'Problem'}"}
 
 
-def _answer(found: Any) -> dict[str, Any]:
+def _problem_content(response: str) -> dict[str, Any]:
+    return {PROBLEM: _content(_reference(broker.Problem), examples.PROBLEMS[response])}
+
+
+def _content(schema: dict[str, Any], shown: Mapping[str, Any]) -> dict[str, Any]:
+    return {"schema": schema, "examples": examples.shown(shown)} if shown else {"schema": schema}
+
+
+def _answer(found: Any, shown: Mapping[str, Any]) -> dict[str, Any]:
     if found is None:
         return {"description": "Done."}
     contents: dict[str, list[dict[str, Any]]] = {}
@@ -332,7 +343,8 @@ def _answer(found: Any) -> dict[str, Any]:
     return {
         "description": "The answer.",
         "content": {
-            media_type: {"schema": schemas[0] if len(schemas) == 1 else {"anyOf": schemas}} for media_type, schemas in contents.items()
+            media_type: _content(schemas[0] if len(schemas) == 1 else {"anyOf": schemas}, {} if media_type == EVENTS else shown)
+            for media_type, schemas in contents.items()
         },
     }
 

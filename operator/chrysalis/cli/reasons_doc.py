@@ -91,7 +91,7 @@ def collect(root: Path) -> list[Entry]:
         _read_module(path, worker.parent, entries)
     for entry in entries.values():
         cause, remedy = INDIRECT.get(entry.word, ("", ""))
-        entry.causes += [cause] if cause else []
+        entry.causes += [cause] if cause and cause not in entry.causes else []
         entry.remedies += [remedy] if remedy else []
     for word, names in _tests(root / "tests", words, entries).items():
         for entry in entries.values():
