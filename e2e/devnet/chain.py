@@ -136,7 +136,8 @@ class Chain:
         """Wait until a block is there; False when the time ran out."""
         try:
             async with self._news:
-                await asyncio.wait_for(self._news.wait_for(lambda: self.seqno >= seqno), seconds)
+                async with asyncio.timeout(seconds):
+                    await self._news.wait_for(lambda: self.seqno >= seqno)
         except TimeoutError:
             return False
         return True

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,34 @@ def test_a_call_that_hangs_is_given_up_and_not_made_again(guest: NvmlGuest) -> N
                     return
                 except WorkerError:
                     await asyncio.sleep(0.02)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("turns", range(6))  # of the loop, between the answer and the cancellation: one of them is the moment
+def test_a_cancellation_in_the_moment_of_an_answer_counts(turns: int) -> None:
+    async def forever(call: Callable[[], int]) -> None:
+        source = NvmlGpus(seconds=60)
+        while True:
+            await source._call("nvmlSimulated", call)
+
+    async def scenario() -> None:
+        called, returning = threading.Event(), threading.Event()
+
+        def call() -> int:
+            called.set()
+            return int(returning.wait(60))
+
+        watching = asyncio.create_task(forever(call))
+        await asyncio.to_thread(called.wait)
+        [thread] = [one for one in threading.enumerate() if one.name == "nvmlSimulated"]
+        returning.set()
+        thread.join(60)  # the loop stands still meanwhile: the answer is there, and nobody has heard of it
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        watching.cancel()
+        await asyncio.wait({watching}, timeout=10)
+        assert watching.cancelled()
 
     asyncio.run(scenario())
 

@@ -236,7 +236,8 @@ class Agent:
             session = self.state.session
             if session is not None:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._result_ended.wait(), max(0.0, session.renew_at - self.clock.monotonic()))
+                    async with asyncio.timeout(max(0.0, session.renew_at - self.clock.monotonic())):
+                        await self._result_ended.wait()
             await self._retrying("renewal.failed", lambda: self._renewed(attester))
             if not self._key_known:
                 await self._retrying("release.failed", lambda: self._show_key(attester))
@@ -363,7 +364,8 @@ class Agent:
         """A test inference at each interval, and at once after a job failed; a failed one turns the worker unready and restarts Triton."""
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._suspicion.wait(), self.timing.canary_interval)
+                async with asyncio.timeout(self.timing.canary_interval):
+                    await self._suspicion.wait()
             self._suspicion.clear()
             try:
                 if self._gate.is_open:
@@ -398,9 +400,11 @@ class Agent:
         self.state.draining = True
         logs.event(LOG, "drain.begin", in_flight=self.state.in_flight)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.state.idle.wait(), self.timing.drain)
+            async with asyncio.timeout(self.timing.drain):
+                await self.state.idle.wait()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._last_pull(), self.timing.last_pull)
+            async with asyncio.timeout(self.timing.last_pull):
+                await self._last_pull()
         with contextlib.suppress(WorkerError):  # it may be gone already
             await self._orders.order("stop")
         logs.event(LOG, "drain.end", in_flight=self.state.in_flight, unpulled=self.state.unpulled())

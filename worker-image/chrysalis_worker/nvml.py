@@ -197,7 +197,8 @@ class NvmlGpus:
         thread = threading.Thread(target=work, name=name, daemon=True)  # a daemon: a call that hangs must not keep the agent from ending
         thread.start()
         try:
-            return await asyncio.wait_for(asyncio.wrap_future(answer), self._seconds)
+            async with asyncio.timeout(self._seconds):
+                return await asyncio.wrap_future(answer)
         except TimeoutError:
             self._open, self._unreturned = False, (name, thread)
             raise _timeout(f"NVML's {name} did not return within {self._seconds:g} seconds") from None

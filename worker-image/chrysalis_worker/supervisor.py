@@ -167,7 +167,8 @@ class Supervisor:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
             try:
-                await asyncio.wait_for(self._ended.wait(), self.stop_seconds if patience is None else patience)
+                async with asyncio.timeout(self.stop_seconds if patience is None else patience):
+                    await self._ended.wait()
             except TimeoutError:
                 logs.event(LOG, "triton.killed", logging.WARNING, pid=pid)
                 with contextlib.suppress(ProcessLookupError):
@@ -209,7 +210,8 @@ class Supervisor:
         if self._watchers and was_running:
             self._stopped_by_order.clear()
             try:
-                await asyncio.wait_for(self._stopped_by_order.wait(), self.drain_seconds)
+                async with asyncio.timeout(self.drain_seconds):
+                    await self._stopped_by_order.wait()
             except TimeoutError:
                 logs.event(LOG, "supervisor.drain-timeout", logging.WARNING, seconds=self.drain_seconds)
         async with self._orders:

@@ -195,7 +195,8 @@ class LiteserverClient:
         return await self._request(peer, "getMasterchainInfo", {})
 
     async def _request(self, peer: LiteBalancer, name: str, data: dict[str, Any]) -> dict[str, Any]:
-        answer = await asyncio.wait_for(peer.execute_method("liteserver_request", name, data), self._timeout)
+        async with asyncio.timeout(self._timeout):
+            answer = await peer.execute_method("liteserver_request", name, data)
         if not isinstance(answer, dict):
             raise ValueError(f"{name} was answered with {type(answer).__name__}")
         return answer

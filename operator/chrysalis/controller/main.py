@@ -105,7 +105,8 @@ async def run(configuration: Settings, *, kubeconfig: Path | None, clock: Clock,
                 task.cancel()
             await asyncio.gather(operator, *tasks, return_exceptions=True)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(leadership.release(), 5)
+                async with asyncio.timeout(5):
+                    await leadership.release()
             await brokers.aclose()
             for server in plain:
                 server.stop()

@@ -64,7 +64,8 @@ class WorkQueue(Generic[K]):
                 return key
             self._changed.clear()
             try:
-                await asyncio.wait_for(self._changed.wait(), self._until_next())
+                async with asyncio.timeout(self._until_next()):
+                    await self._changed.wait()
             except TimeoutError:
                 pass
 
