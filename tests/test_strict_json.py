@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -143,3 +144,11 @@ def test_each_reader_refuses_in_its_own_words(
     error = refusal(read, DEEP)
     assert isinstance(error, kind)
     assert (getattr(error, "detail", "") or str(error)).startswith(deep)
+
+
+@pytest.mark.parametrize(
+    ("text", "twice"), [(b'{"a":1}', False), (b'[{"a":1,"a":1}]', True), (b"{", False), (b"[" * 100_000, False), (b"\xff", False)]
+)
+def test_each_once_says_nothing_of_what_is_no_json(text: bytes, twice: bool) -> None:
+    with pytest.raises(strict_json.MemberTwice) if twice else contextlib.nullcontext():
+        strict_json.each_once(text)

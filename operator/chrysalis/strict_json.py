@@ -40,6 +40,19 @@ def loads(text: str | bytes, *, whole: bool = False) -> Any:
     return json.loads(text, object_pairs_hook=_members)
 
 
+def each_once(text: str | bytes) -> None:
+    """Raise MemberTwice where an object has two members of one name.  What is no JSON passes: whoever reads it says so in its own words.
+
+    For documents that somebody signs: their owner may have read the other one of the two.
+    """
+    try:
+        loads(text)
+    except MemberTwice:
+        raise
+    except (ValueError, RecursionError):
+        return
+
+
 def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):

@@ -93,6 +93,12 @@ STRANGER = Ed25519PrivateKey.generate()
             id="policy in which a member stands twice",
         ),
         pytest.param(put_policy(lambda w: signed(w.acme, policy(w, version=2))), 400, "EnvelopeTypeMismatch", id="policy of another type"),
+        pytest.param(
+            put_key(lambda w: signed(w.acme, record(w, version=2).replace(b'"policyName"', b'"policyName":"lax","policyName"', 1))),
+            400,
+            "MessageMalformed",
+            id="key record in which a member stands twice",
+        ),
     ],
 )
 def test_refusals(world: World, reasons: Reasons, put: Callable[[World], Any], status: int, reason: str) -> None:

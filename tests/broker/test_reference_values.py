@@ -40,8 +40,8 @@ class Publisher:
     def withdrawn(self, kind: str, value: str, **more: Any) -> dict[str, Any]:
         return {"kind": kind, "value": value, "why": "a flaw", "since": rfc3339(self.clock.now())} | more
 
-    def envelope(self, document: dict[str, Any], key: Ed25519PrivateKey | None = None, kind: str = PAYLOAD_REFERENCE_VALUES) -> Any:
-        return dsse.sign(kind, json.dumps(document).encode(), key or self.key)
+    def envelope(self, document: Any, key: Ed25519PrivateKey | None = None, kind: str = PAYLOAD_REFERENCE_VALUES) -> Any:
+        return dsse.sign(kind, document if isinstance(document, bytes) else json.dumps(document).encode(), key or self.key)
 
 
 @pytest.fixture
@@ -82,6 +82,7 @@ def test_they_are_stored_and_shown_as_they_were_signed(world: Any, publisher: Pu
         ("not reference values", lambda p: p.envelope({"version": 2}), 400, "MessageMalformed"),
         ("unknown member", lambda p: p.envelope(p.document(2) | {"extra": 1}), 400, "MessageMalformed"),
         ("an older version", lambda p: p.envelope(p.document(1, release="0.2.0")), 409, "VersionNotHigher"),
+        ("a member twice", lambda p: p.envelope(b'{"version": 1, ' + json.dumps(p.document(2)).encode()[1:]), 400, "MessageMalformed"),
         ("published and withdrawn", lambda p: p.envelope(both(p)), 400, "MessageMalformed"),
         ("a withdrawal taken back", lambda p: p.envelope(p.document(2)), 409, "WithdrawalMissing"),
         ("expired before issued", lambda p: p.envelope(p.document(2, expires="2000-01-01T00:00:00Z")), 400, "MessageMalformed"),

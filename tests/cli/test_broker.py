@@ -22,6 +22,7 @@ from chrysalis.clock import SystemClock
 from chrysalis.errors import ChrysalisError
 from chrysalis.wire import dsse
 from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, KeyRecord
+from tests.broker.conftest import brokers_end  # noqa: F401 - a fixture
 from tests.cli.documented import told as documented
 
 Run = Callable[..., tuple[int, str, str]]

@@ -45,6 +45,7 @@ from chrysalis_worker.session import Appraisable, Attester, Session
 from chrysalis_worker.state import WorkerState
 from chrysalis_worker.tickets import TicketBook
 from e2e.simtd.pki import SimulatedPlatform
+from tests.broker.conftest import brokers_end  # noqa: F401 - a fixture
 from tests.worker.gateway_bench import run
 
 SET = "-239:0:" + "ab" * 32

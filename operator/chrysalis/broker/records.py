@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
+from chrysalis import strict_json
 from chrysalis.api.base import Model
 from chrysalis.api.policy import Envelope, SignedPolicy
 from chrysalis.broker import recovery
@@ -211,7 +212,10 @@ def _signed_policy(payload: bytes) -> SignedPolicy:
 
 def _parse(model: type[M], payload: bytes) -> M:
     try:
+        strict_json.each_once(payload)
         return model.model_validate_json(payload)
+    except strict_json.MemberTwice as error:
+        raise _not_a(model, "a member stands twice in one object") from error
     except ValidationError as error:
         raise _not_a(model, _described(error)) from error
 

@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 from pydantic import ValidationError
 
+from chrysalis import strict_json
 from chrysalis.api import initdata as initdata_form
 from chrysalis.api.initdata import Initdata
 from chrysalis.api.policy import Envelope
@@ -54,9 +55,10 @@ class References:
                 error.detail,
             ) from error
         try:
-            values = ReferenceValues.model_validate_json(verified.payload)  # 2
+            strict_json.each_once(verified.payload)  # 2
+            values = ReferenceValues.model_validate_json(verified.payload)
             payload = verified.payload.decode()
-        except (ValidationError, UnicodeDecodeError) as error:
+        except (ValidationError, UnicodeDecodeError, strict_json.MemberTwice) as error:
             raise BrokerError(
                 BrokerReason.MESSAGE_MALFORMED,
                 "the signed bytes are not reference values of this version",

@@ -12,6 +12,7 @@ import click
 import yaml
 from pydantic import ValidationError
 
+from chrysalis import strict_json
 from chrysalis.api.policy import Envelope, InitdataRule, Measurement
 from chrysalis.api.reference import GuestImage, ReferenceKind, ReferenceValues, Withdrawn, WorkerImage
 from chrysalis.cli import failures, printing
@@ -215,8 +216,9 @@ def verified(envelope: Envelope, publisher: bytes) -> ReferenceValues:
 def parsed(payload: bytes, file: Path) -> ReferenceValues:
     """Reference values in JSON; raises OwnerFileError."""
     try:
+        strict_json.each_once(payload)
         return ReferenceValues.model_validate_json(payload)
-    except ValidationError as error:
+    except (ValidationError, strict_json.MemberTwice) as error:
         raise _invalid(file, str(error)[:1024]) from error
 
 
