@@ -14,8 +14,8 @@ types: setup  ## mypy, strict
 	@$(PY) -m mypy
 layers: setup ## import-linter: who may import whom
 	@$(PY) -c 'from importlinter.cli import lint_imports_command as c; c()'
-unit: setup   ## the fast loop: everything that needs no cluster, network or TVM
-	@$(PY) -m pytest -q tests -m "not (tvm or triton or cluster or postgres or vault or fault or fuzz or opinions or bench)"
+unit: setup   ## the fast loop: what needs no cluster, network or TVM, and no whole program
+	@$(PY) -m pytest -q tests -m "not (tvm or triton or cluster or postgres or vault or fault or fuzz or opinions or bench or slow)"
 programs: setup  ## build the cluster's programs and the images, where the cache lacks them (minutes)
 	@$(PY) -m e2e.cluster build && $(PY) -m e2e.images >/dev/null && $(PY) -m e2e.vault >/dev/null && $(PY) -m e2e.opinions.gotdx >/dev/null
 test: export SEED := $(or $(SEED),1)  # what is drawn is the same each time; `make fuzz` and `make test-faults` draw anew

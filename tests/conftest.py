@@ -25,6 +25,18 @@ settings.register_profile(
 settings.load_profile("chrysalis")
 
 
+WHOLE = frozenset({"empty", "go"})
+"""Fixtures that play a whole broker, or a whole way from a worker to its client, for each test."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What such a fixture serves is slow, all together: `make unit` leaves it to `make test`, as the modules that say so of themselves."""
+    for item in items:
+        if isinstance(item, pytest.Function) and WHOLE.intersection(item.fixturenames):
+            item.add_marker("slow")
+
+
 @pytest.fixture(autouse=True)
 def root_logger() -> Iterator[None]:
     """A program that a test starts in this process sends the log to what is its standard error then; the next test has another."""

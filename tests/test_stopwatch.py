@@ -46,16 +46,16 @@ def test_what_others_take_is_not() -> None:
     """With more busy processes than processors, work takes several times as long by the clock."""
     others = [subprocess.Popen(mortal("sh", "-c", "while :; do :; done")) for _ in range(2 * (os.cpu_count() or 1))]
     try:
-        withheld = 0.0
-        while withheld < WORK_SECONDS / 2:  # until they are at work
+        for _ in range(200):
             with Stopwatch() as watch:
                 work()
-            withheld = watch.withheld
+            if watch.withheld > WORK_SECONDS / 2 and watch.seconds < 2 * WORK_SECONDS:
+                return  # they are at work, and the kernel has counted what they take
+        pytest.fail(f"{watch.withheld} s are said to be withheld, {watch.seconds} s are not")
     finally:
         for process in others:
             process.kill()
             process.wait()
-    assert watch.seconds < 2 * WORK_SECONDS
 
 
 @pytest.mark.parametrize("bounded", [Stopwatch, lambda: at_most(60)])

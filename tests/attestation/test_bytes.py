@@ -31,6 +31,8 @@ from chrysalis.clock import from_unix
 from e2e.simtd.pki import SimulatedPlatform
 from tests.stopwatch import at_most
 
+pytestmark = pytest.mark.slow
+
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 SEED = int(os.environ.get("SEED") or "20261101")
 SPLICES = 300

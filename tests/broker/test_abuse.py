@@ -25,6 +25,8 @@ from e2e.mortal import mortal
 from e2e.ports import free_port
 from tests.broker import conftest as broker_world
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 FLOOD_SECONDS = 6.0
 MOST_SECONDS = 300.0

@@ -27,6 +27,8 @@ from e2e.pccs.sources import FileSource, SimulatedSource
 from e2e.simtd.pki import SimulatedPlatform
 from tests.stopwatch import Stopwatch
 
+pytestmark = pytest.mark.slow
+
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 DAY = 86400
 TIMEOUT_SECONDS = 1

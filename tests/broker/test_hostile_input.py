@@ -22,6 +22,8 @@ from chrysalis.wire.broker import ClaimedIdentity
 from e2e.simtd.pki import SimulatedPlatform
 from tests.broker.conftest import READER, FakePccs, FakeReviewer, Tenant, World
 
+pytestmark = pytest.mark.slow
+
 Reasons = Callable[[Any], list[str]]
 ODD = ["%00", "a%00b", "%ff", "%ed%a0%80", "..%2f..", "%0d%0aX:1", "%F0%9F%A6%8B", "'%22;--", "a" * 600]
 

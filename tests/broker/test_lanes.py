@@ -21,6 +21,8 @@ from chrysalis.broker.origins import Origin, origin_of
 from chrysalis.broker.reasons import BrokerError, BrokerReason
 from chrysalis.clock import ManualClock
 
+pytestmark = pytest.mark.slow
+
 
 class _Instant(selectors.SelectSelector):
     """Waits by setting the clock on: nothing is awaited but time."""

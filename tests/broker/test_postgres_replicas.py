@@ -19,6 +19,8 @@ from chrysalis.wire.reasons import Refused, WireError
 from e2e.broker_fleet import KEY_ID, NO_LIMITS, POLICY_NAME, Fleet
 from tests.stopwatch import Stopwatch
 
+pytestmark = pytest.mark.slow
+
 ATTEMPTS = 24
 
 

@@ -18,6 +18,8 @@ from chrysalis.wire.broker import ResultView
 from chrysalis.wire.reasons import Refused
 from e2e.broker_fleet import KEY_ID, NO_LIMITS, Fleet
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:

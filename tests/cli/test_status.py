@@ -16,6 +16,8 @@ from chrysalis.api import names
 from chrysalis.cli.main import main
 from chrysalis.cli.status import lines, summarise
 
+pytestmark = pytest.mark.slow
+
 
 def worker(**status: Any) -> dict[str, Any]:
     return {"metadata": {"name": "embedder", "namespace": "pool", "generation": 2}, "spec": {"replicas": 1}, "status": status}

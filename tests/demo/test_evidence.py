@@ -12,6 +12,8 @@ from e2e import cache
 from e2e.demo import evidence
 from e2e.demo.story import Console
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("there", [True, False], ids=["with later collateral", "without"])
 def test_what_was_skipped_is_not_claimed(there: bool, vectors: Path, monkeypatch: pytest.MonkeyPatch) -> None:

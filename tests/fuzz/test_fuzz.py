@@ -17,6 +17,8 @@ from tests.fuzz.conductor import LEAST_RUNS, ROUNDS, Outcome, fuzz_all, picked
 from tests.fuzz.target import Call
 from tests.fuzz.targets import TARGETS
 
+pytestmark = pytest.mark.slow
+
 SECONDS_EACH = 10
 
 

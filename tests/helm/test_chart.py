@@ -19,6 +19,8 @@ from chrysalis.broker.settings import Settings as BrokerSettings
 from chrysalis.controller.settings import Settings as ControllerSettings
 from chrysalis.settlement.settings import Settings as SettlerSettings
 
+pytestmark = pytest.mark.slow
+
 DATABASE = "broker.database.url=postgresql+psycopg://chrysalis@db.example/broker"
 CHART = Path(__file__).resolve().parents[2] / "helm" / "chrysalis"
 IMAGE = "registry.example/chrysalis@sha256:" + "ab" * 32

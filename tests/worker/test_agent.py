@@ -27,6 +27,8 @@ from chrysalis_worker.agent import Agent, Listen, Timing
 from chrysalis_worker.evidence import Gpus, NoGpus
 from chrysalis_worker.reasons import WorkerError, WorkerReason
 
+pytestmark = pytest.mark.slow
+
 FAST = Timing(
     retry_first=0.02,
     retry_most=0.05,

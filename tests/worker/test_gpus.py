@@ -22,6 +22,8 @@ from e2e.simtd.nvml import SimulatedDriver
 from tests.worker.nvml_guest import DEVICES, POOL, NvmlGuest, loaded
 from tests.worker.test_agent import Running, clock, go, package, problem, told_ended  # noqa: F401 - fixtures
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def guest(monkeypatch: pytest.MonkeyPatch) -> Iterator[NvmlGuest]:
