@@ -25,8 +25,8 @@ settings.register_profile(
 settings.load_profile("chrysalis")
 
 
-WHOLE = frozenset({"empty", "go"})
-"""Fixtures that play a whole broker, or a whole way from a worker to its client, for each test."""
+WHOLE = frozenset({"empty", "serve", "go"})
+"""Fixtures that play a whole broker, a whole worker's gateway, or the whole way from a worker to its client, for each test."""
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +28,9 @@ def test_it_ends_with_a_killed_parent(kind: str) -> None:
         assert parent.stdout is not None
         child = processes.named("child", int(parent.stdout.readline()))
         assert child is not None
+        comm = Path(f"/proc/{child.pid}/comm")
+        while comm.read_text() != "sleep\n":  # before that, setpriv may not have asked for the signal yet
+            time.sleep(0.01)
         parent.kill()
         parent.wait()
         if kind == "mortal":

@@ -27,6 +27,8 @@ from chrysalis.broker.store import Store
 from chrysalis.clock import ManualClock
 from e2e.simtd.pki import CollateralShape, SimulatedPlatform, Tampering
 
+pytestmark = pytest.mark.slow
+
 World = Any
 Reasons = Callable[[Any], list[str]]
 DAY = 86400

@@ -25,6 +25,8 @@ from chrysalis.wire.broker import PAYLOAD_KEY_RECORD, KeyRecord
 from tests.broker.conftest import brokers_end  # noqa: F401 - a fixture
 from tests.cli.documented import told as documented
 
+pytestmark = pytest.mark.slow
+
 Run = Callable[..., tuple[int, str, str]]
 
 

@@ -29,6 +29,8 @@ from e2e.ports import free_port
 from e2e.simtd.pki import SimulatedPlatform
 from tests.cli.documented import told as documented
 
+pytestmark = pytest.mark.slow
+
 POLICY: dict[str, Any] = {
     "apiVersion": "chrysalis.dev/v1alpha1",
     "kind": "AttestationPolicy",

@@ -31,6 +31,8 @@ from e2e.simtd import runtime
 from e2e.simtd.pki import SimulatedPlatform
 from e2e.simtd.platform import Guests, collateral_handler
 
+pytestmark = pytest.mark.slow
+
 AT = datetime(2026, 11, 1, 12, 0, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[2]
 PLATFORM = SimulatedPlatform.create()

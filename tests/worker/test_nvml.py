@@ -28,6 +28,8 @@ from e2e.simtd.gpu import ReportShape
 from e2e.simtd.nvml import SimulatedDriver
 from tests.worker.nvml_guest import DEVICES, POOL, PORT_VARIABLE, NvmlGuest, loaded, nvml_guest
 
+pytestmark = pytest.mark.slow
+
 NONCE = bytes(range(32))
 ROOT = Path(__file__).resolve().parents[2]
 

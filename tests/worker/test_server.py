@@ -25,6 +25,8 @@ from chrysalis.wire.worker_client import WorkerClient
 from chrysalis_worker import server as server_module
 from chrysalis_worker.server import Serving, Sessions
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def clock() -> ManualClock:
