@@ -138,6 +138,13 @@ def test_unreadable_is_two(run: Run, tmp_path: Path) -> None:
         assert outcome.err
 
 
+def test_digested_values_in_which_a_member_stands_twice(run: Run, tmp_path: Path) -> None:
+    digested = run("rim", "driver.swidtag", "vbios.swidtag").out
+    for text, code in ((digested, 0), (digested.replace('"measurements": [', '"measurements": [], "measurements": [', 1), 2)):
+        (tmp_path / "digested.json").write_text(text)
+        assert run("verify", "evidence.json", "--rim", "digested.json").code == code
+
+
 def test_text_names_reason_and_remedy(run: Run) -> None:
     outcome = run("verify", "bad.json", *RIMS, output="text")
     assert "GpuMeasurementMismatch" in outcome.out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -12,6 +11,7 @@ from typing import Any
 from cryptography import x509
 from pydantic import ValidationError
 
+from chrysalis import strict_json
 from chrysalis.api.policy_gpu import GpuReferenceValues, GpuRevocation
 from chrysalis.attestation.gpu import rim, rim_signers
 from chrysalis.attestation.gpu.ocsp import Answer
@@ -97,7 +97,7 @@ def _signed(path: Path, data: bytes, at: datetime | None, root_sha256: str) -> G
 def _digested(path: Path, data: bytes) -> list[GpuReferenceValues]:
     """What `chrysalis gpu rim -o json` printed."""
     try:
-        document = json.loads(data)
+        document = strict_json.loads(data)
         listed = document["measurements"] if isinstance(document, dict) and "measurements" in document else document
         values = [GpuReferenceValues.model_validate(item) for item in (listed if isinstance(listed, list) else [listed])]
     except ValidationError as error:
