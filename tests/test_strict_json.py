@@ -73,7 +73,7 @@ def test_a_member_that_stands_twice(where: str, wrong: str, right: str, name: st
     assert str(caught.value) == f"the member {name!r} stands twice in one object"
 
 
-def test_a_thousand_members_are_no_more_work_for_each() -> None:
+def test_many_members_are_no_more_work_for_each() -> None:
     many = {f"n{number}": number for number in range(200_000)}
     text = json.dumps(many)
     assert strict_json.loads(text) == many

@@ -330,6 +330,11 @@ def test_security_versions_that_reach_the_least_one(world: World, stated: bytes)
     assert verdict.gpus[0].security_versions == {"Driver_37": int.from_bytes(stated, "little"), "Vbios_40": 1}
 
 
+def test_a_security_version_may_have_its_fields_number_as_its_name(world: World) -> None:
+    verdict = _least({37: b"\5\0", 40: b"\1\0"}, vbios={40: 1}, names={37: "37", 40: "40"})(world)
+    assert verdict.accepted
+
+
 def test_a_security_version_that_is_absent_is_told(world: World) -> None:
     verdict = _least({})(world)
     assert verdict.gpus[0].security_versions == {"Driver_37": None}

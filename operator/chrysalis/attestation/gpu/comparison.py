@@ -125,9 +125,10 @@ def _security_versions(
 ) -> tuple[tuple[str, int | None], ...]:
     """What the report states where the reference values state a least one; what is absent is below every one, even 0."""
     least = [one for reference in chosen for one in reference.security_versions or ()]
-    twice = [name for name, number in Counter(name for one in least for name in (str(one.field), one.name)).items() if number > 1]
+    fields, names = Counter(one.field for one in least), Counter(one.name for one in least)
+    twice = [f"{one.name} (field {one.field})" for one in least if fields[one.field] > 1 or names[one.name] > 1]
     if twice:
-        message = f"driver and VBIOS reference values both state a least security version of {', '.join(sorted(twice))}"
+        message = f"driver and VBIOS reference values both state a least security version of one field or name: {', '.join(twice)}"
         findings.append(Finding.of(_R.GPU_REFERENCE_CONFLICT, message, device=device))
     stated = tuple((one.name, report.security_version(one.field)) for one in least)
     low = [
